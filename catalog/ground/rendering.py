@@ -1,0 +1,87 @@
+"""The one place where an error becomes an HTTP answer.
+
+Under `/v1` a caller gets OpenAI's error object, elsewhere problem+json (RFC 9457). Both are plain data
+here, so that the gateway's hot path, FastAPI and an engine render alike without sharing a framework.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from catalog.ground.errors import InternalError, TokenMartError
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedError:
+    """An answer ready to be sent: `body` is UTF-8 JSON, header names are lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def known(error: Exception) -> TokenMartError:
+    """Return `error` when it is ours; otherwise an `InternalError` that gives nothing away."""
+    if isinstance(error, TokenMartError):
+        return error
+    return InternalError("Something went wrong on our side; nothing was charged.")
+
+
+def openai_object(error: TokenMartError) -> dict[str, Any]:
+    """Return OpenAI's error object, with our `rule`, `remedy` and `details` beside its four fields."""
+    body: dict[str, Any] = {
+        "message": str(error),
+        "type": error.type,
+        "param": error.param,
+        "code": error.code,
+    }
+    if error.rule:
+        body["rule"] = error.rule
+    if error.remedy:
+        body["remedy"] = error.remedy
+    return {"error": body | error.details}
+
+
+def problem_object(error: TokenMartError) -> dict[str, Any]:
+    """Return the problem+json members of RFC 9457, section 3.1, and our extensions."""
+    body: dict[str, Any] = {
+        "type": f"urn:tokenmart:error:{error.code}",
+        "title": error.code.replace("_", " "),
+        "status": error.status,
+        "detail": error.message,
+    }
+    extensions = {"param": error.param, "rule": error.rule, "remedy": error.remedy}
+    return body | {key: value for key, value in extensions.items() if value} | error.details
+
+
+def _headers(error: TokenMartError, content_type: str) -> dict[str, str]:
+    headers = {"content-type": content_type}
+    if error.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="tokenmart"'
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["retry-after-ms"] = str(max(1, math.ceil(error.retry_after_s * 1000)))
+    return headers
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
+def render_openai(error: Exception) -> RenderedError:
+    """Render for callers of the OpenAI-compatible door."""
+    ours = known(error)
+    return RenderedError(
+        ours.status, _headers(ours, "application/json"), _encode(openai_object(ours))
+    )
+
+
+def render_problem(error: Exception) -> RenderedError:
+    """Render for every other caller."""
+    ours = known(error)
+    return RenderedError(
+        ours.status, _headers(ours, "application/problem+json"), _encode(problem_object(ours))
+    )
