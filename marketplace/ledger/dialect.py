@@ -1,0 +1,162 @@
+"""The journal's SQL, once per database. Parameters are positional; rows come back as tuples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, cast
+
+from sqlalchemy import Table
+
+from marketplace.ledger.tables import UsageEvent
+
+_TRANSFER = "lane, seq, tx, leg, kind, code, debit_id, credit_id, amount, debit_total, at_us"
+_HOLD = "tx, lane, org_id, legs, plan, held_at_us, expires_at_us"
+_USAGE_TABLE = cast(Table, UsageEvent.__table__)  # type: ignore[attr-defined]
+USAGE_COLUMNS = [c.name for c in _USAGE_TABLE.columns if c.name not in ("lane", "seq")]
+"""The columns of `usage_event` in the order of `Settle.usage`; `lane` and `seq` follow them."""
+
+_INSERTS = {
+    "transfer": ("ledger_transfer", _TRANSFER.split(", ")),
+    "hold": ("ledger_hold", _HOLD.split(", ")),
+    "usage": ("usage_event", [*USAGE_COLUMNS, "lane", "seq"]),
+    "batch": ("ledger_batch", ["lane", "n", "first_seq", "last_seq", "sha256"]),
+}
+_ACCOUNTS = (
+    "SELECT id, rule, dr_pending, dr_posted, cr_pending, cr_posted FROM ledger_account WHERE id"
+)
+_UPDATES = {
+    "account": "UPDATE ledger_account SET dr_pending=?, dr_posted=?, cr_pending=?, cr_posted=? WHERE id=?",
+    "lane": "UPDATE ledger_lane SET next_seq=?, next_batch=?, head=? WHERE id=?",
+    "renew": "UPDATE ledger_hold SET expires_at_us=? WHERE tx=?",
+}
+
+
+class Dialect(Protocol):
+    """What the journal needs of a driver connection."""
+
+    def begin(self) -> None: ...
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+    def lane(self, lane_id: int) -> tuple[int, int, str]: ...
+    def take_holds(self, txs: Sequence[str]) -> list[tuple[str, str]]: ...
+    def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str]]: ...
+    def posted(self, txs: Sequence[str]) -> set[str]: ...
+    def settled(self, event_ids: Sequence[str]) -> set[str]: ...
+    def lock_accounts(self, ids: Iterable[int]) -> list[tuple[int, int, int, int, int, int]]: ...
+    def write(self, what: str, rows: Sequence[Sequence[Any]]) -> int: ...
+
+
+def _statements(mark: str) -> dict[str, str]:
+    inserts = {
+        name: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"
+        for name, (table, columns) in _INSERTS.items()
+    }
+    return inserts | {name: sql.replace("?", mark) for name, sql in _UPDATES.items()}
+
+
+class SqliteDialect:
+    """`sqlite3` connections. Lists travel as JSON, so that each statement is prepared once."""
+
+    _write = _statements("?")
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._execute = connection.execute
+
+    def begin(self) -> None:
+        self._execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self._execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self._connection.in_transaction:
+            self._execute("ROLLBACK")
+
+    def lane(self, lane_id: int) -> tuple[int, int, str]:
+        sql = "SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=?"
+        next_seq, next_batch, head = self._execute(sql, (lane_id,)).fetchone()
+        return next_seq, next_batch, head
+
+    def take_holds(self, txs: Sequence[str]) -> list[tuple[str, str]]:
+        sql = "DELETE FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?)) RETURNING tx, legs"
+        return list(self._execute(sql, (json.dumps(txs),)).fetchall())
+
+    def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str]]:
+        sql = "SELECT tx, legs, plan FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?))"
+        return list(self._execute(sql, (json.dumps(txs),)).fetchall())
+
+    def posted(self, txs: Sequence[str]) -> set[str]:
+        sql = "SELECT tx FROM ledger_transfer WHERE tx IN (SELECT value FROM json_each(?))"
+        return {tx for (tx,) in self._execute(sql, (json.dumps(txs),))}
+
+    def settled(self, event_ids: Sequence[str]) -> set[str]:
+        sql = "SELECT id FROM usage_event WHERE id IN (SELECT value FROM json_each(?))"
+        return {event_id for (event_id,) in self._execute(sql, (json.dumps(event_ids),))}
+
+    def lock_accounts(self, ids: Iterable[int]) -> list[tuple[int, int, int, int, int, int]]:
+        # BEGIN IMMEDIATE has locked everything already.
+        sql = f"{_ACCOUNTS} IN (SELECT value FROM json_each(?))"
+        return list(self._execute(sql, (json.dumps(list(ids)),)).fetchall())
+
+    def write(self, what: str, rows: Sequence[Sequence[Any]]) -> int:
+        return int(self._connection.executemany(self._write[what], rows).rowcount)
+
+
+class PostgresDialect:
+    """`psycopg` connections. Rows are locked in the order of their ids, so no two writers deadlock."""
+
+    _write = _statements("%s")
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._cursor = connection.cursor()
+
+    def begin(self) -> None:
+        self._cursor.execute("BEGIN")
+
+    def commit(self) -> None:
+        self._cursor.execute("COMMIT")
+
+    def rollback(self) -> None:
+        if not self._connection.closed:
+            self._connection.rollback()
+
+    def lane(self, lane_id: int) -> tuple[int, int, str]:
+        sql = "SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=%s FOR UPDATE"
+        next_seq, next_batch, head = self._cursor.execute(sql, (lane_id,)).fetchone()
+        return next_seq, next_batch, head
+
+    def take_holds(self, txs: Sequence[str]) -> list[tuple[str, str]]:
+        sql = "DELETE FROM ledger_hold WHERE tx = ANY(%s) RETURNING tx, legs"
+        return list(self._cursor.execute(sql, (list(txs),)).fetchall())
+
+    def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str]]:
+        sql = "SELECT tx, legs, plan FROM ledger_hold WHERE tx = ANY(%s)"
+        return list(self._cursor.execute(sql, (list(txs),)).fetchall())
+
+    def posted(self, txs: Sequence[str]) -> set[str]:
+        sql = "SELECT tx FROM ledger_transfer WHERE tx = ANY(%s)"
+        return {tx for (tx,) in self._cursor.execute(sql, (list(txs),)).fetchall()}
+
+    def settled(self, event_ids: Sequence[str]) -> set[str]:
+        sql = "SELECT id FROM usage_event WHERE id = ANY(%s)"
+        return {
+            event_id for (event_id,) in self._cursor.execute(sql, (list(event_ids),)).fetchall()
+        }
+
+    def lock_accounts(self, ids: Iterable[int]) -> list[tuple[int, int, int, int, int, int]]:
+        sql = f"{_ACCOUNTS} = ANY(%s) ORDER BY id FOR NO KEY UPDATE"
+        return list(self._cursor.execute(sql, (sorted(ids),)).fetchall())
+
+    def write(self, what: str, rows: Sequence[Sequence[Any]]) -> int:
+        self._cursor.executemany(self._write[what], rows)
+        return int(self._cursor.rowcount)
+
+
+def dialect_of(connection: Any) -> Dialect:
+    """Return the dialect for a driver connection, by the module that made it."""
+    if type(connection).__module__.startswith("sqlite3"):
+        return SqliteDialect(connection)
+    return PostgresDialect(connection)

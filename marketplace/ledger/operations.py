@@ -1,0 +1,109 @@
+"""What can be asked of the journal. Plain data, made by whoever starts the work, ids included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from marketplace.ledger.chart import Code
+
+
+class Entry(NamedTuple):
+    """A one-phase movement of `amount` (in the accounts' unit) from `debit_id` to `credit_id`."""
+
+    code: Code
+    debit_id: int
+    credit_id: int
+    amount: int
+
+
+class Leg(NamedTuple):
+    """A promise: `amount` of account `account_id`, to go to `sink_id` when it is posted."""
+
+    account_id: int
+    amount: int
+    sink_id: int
+
+
+Available = Mapping[int, int]
+"""What each account may still promise, by account id: posted credits less posted and pending debits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Promise money before a call is served.
+
+    `decide` is called inside the transaction, with every row of `accounts` locked; it returns the legs
+    and the plan to keep in the hold row, or raises (`PaymentRequired`) and nothing has happened.
+    """
+
+    tx: str
+    org_id: str
+    accounts: tuple[int, ...]
+    decide: Callable[[Available], tuple[tuple[Leg, ...], str]]
+    at_us: int
+    expires_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """End a hold: post `posted[i]` of leg i (at most what it holds), release the rest, book the event.
+
+    `entries` are the movements that go with it (accrual, fee, overrun, rounding). Whatever enters
+    `clearing` must leave it again in the same operation.
+    `usage` holds the columns of `usage_event` but `lane` and `seq`, in the table's order.
+    """
+
+    tx: str
+    posted: tuple[int, ...]
+    entries: tuple[Entry, ...]
+    usage: tuple[Any, ...]
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """End a hold and pay nothing: `expired` tells the sweeper's release from a failed call's."""
+
+    tx: str
+    at_us: int
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Let an open hold live until `expires_at_us`, because its call is still running."""
+
+    tx: str
+    expires_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One-phase movements under one id; sending the same id again changes nothing."""
+
+    tx: str
+    entries: tuple[Entry, ...]
+    at_us: int
+
+
+Operation = Hold | Settle | Release | Renew | Post
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The answer to `Hold`."""
+
+    legs: tuple[Leg, ...]
+    plan: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer to everything else. `changed` is false when it had already happened."""
+
+    changed: bool
+
+
+Outcome = Held | Done

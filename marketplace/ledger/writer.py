@@ -1,0 +1,194 @@
+"""The ledger's writer: one thread, one connection, one transaction at a time, as many calls as wait.
+
+Batching is natural: while one transaction is being made durable, the next operations queue up and go
+together into the next one. There is no timer, so a lonely call never waits for company, and under load
+one fsync serves everybody who waited for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from catalog.ground.database import Database
+from catalog.ground.errors import Conflict, LedgerCorrupt, TokenMartError, Unavailable
+from marketplace.ledger.accounts import account_id, open_lane
+from marketplace.ledger.chart import CLEARING
+from marketplace.ledger.dialect import Dialect, dialect_of
+from marketplace.ledger.journal import BatchRun
+from marketplace.ledger.operations import Operation, Outcome
+
+_MOST_AT_ONCE = 512
+_RECONNECT_S = 0.2
+_PATIENCE_S = 10.0
+"""How long queued operations wait for a database that is away before they are refused."""
+
+Result = Outcome | TokenMartError
+Deliver = Callable[[Result], None]
+
+
+class LedgerWriter:
+    """Applies operations in batches. Start it, submit from any thread or event loop, close it.
+
+    A refusal (`PaymentRequired`, `Conflict`) concerns its own operation only. When the database is away
+    the writer reconnects and repeats the batch (operations carry their ids, so nothing happens twice);
+    after ten seconds the waiting operations are refused with `Unavailable`.
+    """
+
+    def __init__(self, database: Database, name: str) -> None:
+        self._database = database
+        with database.session() as session:
+            self._lane = open_lane(session, name)
+            self._clearing = account_id(session, CLEARING)
+        self._queue: deque[tuple[Operation, Deliver]] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._dialect: Dialect | None = None
+        self._connection: Any = None
+        self._deliveries: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
+        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, operation: Operation) -> Outcome:
+        """Apply one operation and wait for it to be durable; raises its refusal."""
+        waiting: Future[Result] = Future()
+        self._enqueue(operation, waiting.set_result)
+        return _outcome(waiting.result())
+
+    async def apply(self, operation: Operation) -> Outcome:
+        """The same from an event loop. Cancelling the wait does not withdraw the operation."""
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[Result] = loop.create_future()
+
+        def resolve(result: Result) -> None:
+            if not waiting.done():
+                waiting.set_result(result)
+
+        def deliver(result: Result) -> None:
+            self._deliveries.setdefault(loop, []).append(lambda: resolve(result))
+
+        self._enqueue(operation, deliver)
+        return _outcome(await waiting)
+
+    def close(self) -> None:
+        """Finish what is queued, then stop."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    @property
+    def queued(self) -> int:
+        """How many operations wait for the next transaction."""
+        return len(self._queue)
+
+    def _enqueue(self, operation: Operation, deliver: Deliver) -> None:
+        with self._wake:
+            if self._closing:
+                raise Unavailable("The ledger is closing.", remedy="Try another replica.")
+            self._queue.append((operation, deliver))
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._queue and not self._closing:
+                    self._wake.wait()
+                if not self._queue:
+                    break
+                count = min(len(self._queue), _MOST_AT_ONCE)
+                batch = [self._queue.popleft() for _ in range(count)]
+            self._deliver(batch, self._durably([operation for operation, _ in batch]))
+        if self._connection is not None:
+            self._connection.close()
+
+    def _deliver(self, batch: list[tuple[Operation, Deliver]], results: list[Result]) -> None:
+        for (_, deliver), result in zip(batch, results, strict=True):
+            deliver(result)
+        for loop, callbacks in self._deliveries.items():
+            with contextlib.suppress(RuntimeError):  # the loop has gone; so have those who waited
+                loop.call_soon_threadsafe(_call_all, callbacks)
+        self._deliveries = {}
+
+    def _durably(self, operations: list[Operation]) -> list[Result]:
+        deadline = time.monotonic() + _PATIENCE_S
+        again = False
+        while True:
+            try:
+                return self._transaction(operations, again=again)
+            except LedgerCorrupt as corrupt:
+                return self._one_by_one(operations, corrupt)
+            except Exception as error:
+                if _is_integrity(error):
+                    return self._one_by_one(operations, _conflict())
+                self._disconnect()
+                if time.monotonic() > deadline or _is_full(error):
+                    return [_unavailable(error)] * len(operations)
+                again = True
+                time.sleep(_RECONNECT_S)
+
+    def _one_by_one(self, operations: list[Operation], error: TokenMartError) -> list[Result]:
+        """Find who spoiled the batch: it alone gets the error."""
+        if len(operations) == 1:
+            return [error]
+        return [result for operation in operations for result in self._durably([operation])]
+
+    def _transaction(self, operations: list[Operation], *, again: bool) -> list[Result]:
+        if self._dialect is None:
+            self._connection = self._database.raw_connection()
+            self._dialect = dialect_of(self._connection)
+        self._dialect.begin()
+        try:
+            run = BatchRun(self._dialect, self._lane, self._clearing)
+            results = run.apply(operations, again=again)
+            self._dialect.commit()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._dialect.rollback()
+            raise
+        return results
+
+    def _disconnect(self) -> None:
+        with contextlib.suppress(Exception):
+            self._connection.close()
+        self._connection = self._dialect = None
+
+
+def _call_all(callbacks: list[Callable[[], None]]) -> None:
+    for callback in callbacks:
+        callback()
+
+
+def _outcome(result: Result) -> Outcome:
+    if isinstance(result, TokenMartError):
+        raise result
+    return result
+
+
+def _is_integrity(error: Exception) -> bool:
+    return any(parent.__name__ == "IntegrityError" for parent in type(error).__mro__)
+
+
+def _is_full(error: Exception) -> bool:
+    return "full" in str(error).lower() or type(error).__name__ == "DiskFull"
+
+
+def _conflict() -> Conflict:
+    return Conflict("This id has been used for something else.", rule="ledger.once")
+
+
+def _unavailable(error: Exception) -> Unavailable:
+    why = "its disk is full" if _is_full(error) else "it cannot be reached"
+    return Unavailable(
+        f"The ledger cannot write: {why}. Nothing was charged.",
+        code="ledger_unavailable",
+        rule="ledger.durable",
+        remedy="Try again later.",
+        retry_after_s=5,
+    )
