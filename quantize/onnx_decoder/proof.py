@@ -43,9 +43,7 @@ def _session(graph: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(
-            str(graph), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BadRequest(
             "The build finished, but onnxruntime cannot load it.",
@@ -80,7 +78,11 @@ class _Feeder:
         else:
             feeds["attention_mask"] = np.ones((1, self.length), np.int64)
         outputs = dict(
-            zip((o.name for o in self.session.get_outputs()), self.session.run(None, feeds), strict=True)
+            zip(
+                (o.name for o in self.session.get_outputs()),
+                self.session.run(None, feeds),
+                strict=True,
+            )
         )
         for name in self.cache:
             self.cache[name] = outputs[name.replace("past_key_values", "present")]

@@ -142,7 +142,9 @@ def _eos(source: Path, config: dict[str, Any]) -> tuple[int, ...]:
 
 def _sampling(plan: Plan) -> dict[str, float]:
     stated = _generation_config(plan.source)
-    defaults = {name: stated[name] for name in ("temperature", "top_p", "top_k") if stated.get(name)}
+    defaults = {
+        name: stated[name] for name in ("temperature", "top_p", "top_k") if stated.get(name)
+    }
     if plan.temperature is not None:
         defaults["temperature"] = plan.temperature
     return defaults

@@ -1,0 +1,186 @@
+"""The HTTP surface: which path does what, who may call it, and how errors leave.
+
+    POST /v1/chat/completions   POST /v1/completions   GET /v1/models   GET /v1/models/{id}
+    POST /tokenize              GET /healthz           GET /metrics
+
+A key, when one is set, guards `/v1` and `/tokenize`. Handlers raise; `delivery.refusal` words it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from catalog.ground.errors import (
+    BadRequest,
+    NotFound,
+    PayloadTooLarge,
+    Unauthenticated,
+)
+from serving.onnx_engine import requests
+from serving.onnx_engine.answers import ChatShape, Json, Shape, TextShape
+from serving.onnx_engine.delivery import ClientLeftError, EventStream, refusal, whole
+from serving.onnx_engine.engine import Engine
+from serving.onnx_engine.requests import ChatAsk, TextAsk, TokenizeAsk
+
+Handler = Callable[[Request], Awaitable[Response]]
+CLIENT_LEFT_STATUS = 499
+
+
+def build(engine: Engine) -> Starlette:
+    """Return the application for a running engine."""
+    house = _Endpoints(engine)
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", house.counted(house.chat), methods=["POST"]),
+            Route("/v1/completions", house.counted(house.text), methods=["POST"]),
+            Route("/v1/models", house.guarded(house.models), methods=["GET"]),
+            Route("/v1/models/{name:path}", house.guarded(house.model), methods=["GET"]),
+            Route("/tokenize", house.guarded(house.tokenize), methods=["POST"]),
+            Route("/healthz", house.health, methods=["GET"]),
+            Route("/metrics", house.metrics, methods=["GET"]),
+        ],
+        exception_handlers={HTTPException: _no_such_path},
+    )
+
+
+class _Endpoints:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        key = engine.options.api_key
+        self._key = None if key is None else key.encode()
+
+    def guarded(self, handler: Handler) -> Handler:
+        """Wrap a handler: the key is checked first, whatever is raised becomes an answer."""
+
+        async def handle(request: Request) -> Response:
+            try:
+                self._check_key(request)
+                return await handler(request)
+            except (ClientDisconnect, ClientLeftError):
+                return Response(status_code=CLIENT_LEFT_STATUS)
+            except Exception as error:
+                return refusal(error)
+
+        return handle
+
+    def counted(self, handler: Handler) -> Handler:
+        """Wrap a handler of a generating endpoint: guarded, and its outcome is counted."""
+        guarded = self.guarded(handler)
+
+        async def handle(request: Request) -> Response:
+            response = await guarded(request)
+            endpoint = request.url.path.removeprefix("/v1/")
+            self._engine.meters.requests.labels(endpoint, str(response.status_code)).inc()
+            return response
+
+        return handle
+
+    async def chat(self, request: Request) -> Response:
+        ask = requests.read(await self._body(request), ChatAsk)
+        self._engine.check_name(ask.model)
+        ids = await self._engine.encode_chat(ask.messages, ask.tools)
+        return await self._answer(request, ask, [ids], ChatShape)
+
+    async def text(self, request: Request) -> Response:
+        ask = requests.read(await self._body(request), TextAsk)
+        self._engine.check_name(ask.model)
+        prompts = [
+            await self._engine.encode_text(prompt, add_special_tokens=True)
+            if isinstance(prompt, str)
+            else self._engine.check_ids(prompt)
+            for prompt in requests.split_prompt(ask.prompt)
+        ]
+        return await self._answer(request, ask, prompts, TextShape)
+
+    async def tokenize(self, request: Request) -> Response:
+        ask = requests.read(await self._body(request), TokenizeAsk)
+        if ask.model is not None:
+            self._engine.check_name(ask.model)
+        if (ask.prompt is None) == (ask.messages is None):
+            raise BadRequest(
+                "Give either prompt or messages.", code="invalid_value", param="prompt"
+            )
+        if ask.messages is not None:
+            prompt = ask.add_generation_prompt is not False
+            ids = await self._engine.encode_chat(ask.messages, ask.tools, prompt)
+        else:
+            special = ask.add_special_tokens is not False
+            ids = await self._engine.encode_text(ask.prompt or "", add_special_tokens=special)
+        limit = self._engine.context_length
+        return _json({"count": len(ids), "max_model_len": limit, "tokens": ids})
+
+    async def models(self, request: Request) -> Response:  # noqa: ARG002
+        return _json({"object": "list", "data": [self._card(name) for name in self._engine.names]})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        self._engine.check_name(name)
+        return _json(self._card(name))
+
+    async def health(self, request: Request) -> Response:  # noqa: ARG002
+        if self._engine.draining:
+            return _json({"status": "draining"}, 503)
+        alive = self._engine.scheduler.alive
+        return _json({"status": "ok" if alive else "failed"}, 200 if alive else 503)
+
+    async def metrics(self, request: Request) -> Response:  # noqa: ARG002
+        return Response(self._engine.meters.exposition(), media_type="text/plain; version=0.0.4")
+
+    def _card(self, name: str) -> Json:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._engine.created_s,
+            "owned_by": "tokenmart",
+            "max_model_len": self._engine.context_length,
+        }
+
+    def _check_key(self, request: Request) -> None:
+        if self._key is None:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
+            raise Unauthenticated("This engine wants its key: Authorization: Bearer ….")
+
+    async def _body(self, request: Request) -> bytes:
+        limit, pieces, size = self._engine.options.max_body_bytes, [], 0
+        async for piece in request.stream():
+            size += len(piece)
+            if size > limit:
+                raise PayloadTooLarge(f"The body has more than {limit} bytes.")
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def _answer(
+        self,
+        request: Request,
+        ask: ChatAsk | TextAsk,
+        prompts: list[list[int]],
+        shape: type[Shape],
+    ) -> Response:
+        generation = self._engine.start(shape.kind, ask, prompts)
+        worded = shape(generation, self._engine.model.tokenizer)
+        if ask.stream:
+            return EventStream(self._engine, generation, worded, ask)
+        return await whole(self._engine, generation, worded, request.receive)
+
+
+def _json(body: Json, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    answer = refusal(
+        NotFound(f"{request.method} {request.url.path} is not served here.", code="no_such_path")
+    )
+    answer.status_code = status
+    return answer
