@@ -1,6 +1,9 @@
-"""Revision 0003_listings."""
+"""Revision 0003_listings: listings, their versions, variants and history, and the change markers."""
 
 from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
 
 revision = "0003_listings"
 down_revision = "0002_hub"
@@ -9,4 +12,111 @@ depends_on = None
 
 
 def upgrade() -> None:
-    pass
+    _create_listing()
+    _create_version_and_variant()
+    _create_transition()
+    _create_change_marker()
+
+
+def _create_listing() -> None:
+    op.create_table(
+        "listing",
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("slug", sa.Text, nullable=False, unique=True),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("owner_org", sa.Text, nullable=False, index=True),
+        sa.Column("state", sa.Text, nullable=False, index=True),
+        sa.Column("tier", sa.Text, nullable=False),
+        sa.Column("title_zh", sa.Text, nullable=False),
+        sa.Column("title_en", sa.Text, nullable=False),
+        sa.Column("summary_zh", sa.Text, nullable=False),
+        sa.Column("summary_en", sa.Text, nullable=False),
+        sa.Column("card_zh", sa.Text, nullable=False),
+        sa.Column("card_en", sa.Text, nullable=False),
+        sa.Column("vertical", sa.Text, nullable=False),
+        sa.Column("tasks", sa.Text, nullable=False),
+        sa.Column("languages", sa.Text, nullable=False),
+        sa.Column("base_model", sa.Text),
+        sa.Column("licence", sa.Text),
+        sa.Column("parameters", sa.BigInteger),
+        sa.Column("context_length", sa.Integer),
+        sa.Column("max_output_tokens", sa.Integer),
+        sa.Column("release_id", sa.Text),
+        sa.Column("filing_route", sa.Text),
+        sa.Column("filing_number", sa.Text),
+        sa.Column("filing_status", sa.Text, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("listed_version", sa.Integer),
+        sa.Column("grace_until_us", sa.BigInteger),
+        sa.Column("submitted_by", sa.Text),
+        sa.Column("suspended_reason", sa.Text),
+        sa.Column("suspended_by", sa.Text),
+        sa.Column("deprecated_at_us", sa.BigInteger),
+        sa.Column("deprecated_reason", sa.Text),
+        sa.Column("successor_slug", sa.Text),
+        sa.Column("popularity", sa.BigInteger, nullable=False),
+        sa.Column("output_tokens_per_s", sa.Double),
+        sa.Column("quality_bp", sa.Integer),
+        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("created_at_us", sa.BigInteger, nullable=False),
+        sa.Column("updated_at_us", sa.BigInteger, nullable=False),
+        sa.Column("listed_at_us", sa.BigInteger),
+    )
+
+
+def _create_version_and_variant() -> None:
+    op.create_table(
+        "listing_version",
+        sa.Column("listing_id", sa.Text, sa.ForeignKey("listing.id"), primary_key=True),
+        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("release_id", sa.Text),
+        sa.Column("content", sa.Text, nullable=False),
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("note", sa.Text, nullable=False),
+        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("created_at_us", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "listing_variant",
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("listing_id", sa.Text, sa.ForeignKey("listing.id"), nullable=False, index=True),
+        sa.Column("variant_id", sa.Text),
+        sa.Column("format", sa.Text, nullable=False),
+        sa.Column("quant", sa.Text, nullable=False),
+        sa.Column("size_bytes", sa.BigInteger, nullable=False),
+        sa.Column("device", sa.Text, nullable=False),
+        sa.Column("min_memory_bytes", sa.BigInteger),
+        sa.Column("output_tokens_per_s", sa.Double),
+        sa.Column("first_token_ms", sa.Double),
+        sa.Column("quality_bp", sa.Integer),
+        sa.Column("measured_on", sa.Text),
+        sa.Column("created_at_us", sa.BigInteger, nullable=False),
+    )
+
+
+def _create_transition() -> None:
+    op.create_table(
+        "listing_transition",
+        sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("listing_id", sa.Text, sa.ForeignKey("listing.id"), nullable=False, index=True),
+        sa.Column("event", sa.Text, nullable=False),
+        sa.Column("from_state", sa.Text, nullable=False),
+        sa.Column("to_state", sa.Text, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("actor", sa.Text, nullable=False),
+        sa.Column("acted_as", sa.Text, nullable=False),
+        sa.Column("at_us", sa.BigInteger, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("evidence", sa.Text, nullable=False),
+        sa.Column("prev_hash", sa.Text, nullable=False),
+        sa.Column("hash", sa.Text, nullable=False, unique=True),
+    )
+
+
+def _create_change_marker() -> None:
+    marker = op.create_table(
+        "change_marker",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("version", sa.BigInteger, nullable=False),
+    )
+    op.bulk_insert(marker, [{"name": "listings", "version": 0}, {"name": "search", "version": 0}])
