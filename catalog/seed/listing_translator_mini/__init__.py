@@ -12,9 +12,13 @@ The whole shape, in reading order:
     bpe.py           the tokenizer, and how a title becomes ids
     train.py         trains tokenizer and model (needs the training toolchain)
     package.py       writes release/: weights, configuration, tokenizer, template
+    runners.py       weights or an ONNX variant: ids in, logits out
+    decoding.py      greedy titles of a runner
     scoring.py       exact match, numbers preserved
-    evaluate.py      measures a folder of weights, or any OpenAI-compatible endpoint
+    distance.py      KL and top-1 agreement of two builds
+    endpoint.py      titles from any OpenAI-compatible endpoint
+    evaluate.py      measures a folder or an endpoint on the held-out files
 
-Only ``train``, ``package`` and the weights half of ``evaluate`` need torch; everything else
-runs on the standard library (``bpe`` on ``tokenizers``). It may import nothing of the house.
+Only ``train``, ``package`` and weights in ``runners`` need torch (the training toolchain); the
+grammar runs on the standard library. It may import nothing else of the house.
 """

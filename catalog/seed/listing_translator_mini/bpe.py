@@ -55,9 +55,9 @@ def train() -> Tokenizer:
     return tokenizer
 
 
-def example(tokenizer: Tokenizer, zh: str, en: str, system: str | None = None) -> tuple[
-    list[int], list[int]
-]:
+def example(
+    tokenizer: Tokenizer, zh: str, en: str, system: str | None = None
+) -> tuple[list[int], list[int]]:
     """Ids of the prompt and of the answer, encoded apart as they are in serving."""
     return (
         tokenizer.encode(chat.prompt(zh, system)).ids,

@@ -25,8 +25,9 @@ from tokenizers import Tokenizer
 from transformers import AttentionInterface, Qwen2Config, Qwen2ForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from catalog.seed.listing_translator_mini import bpe, chat, package, splits, weights
+from catalog.seed.listing_translator_mini import bpe, chat, decoding, package, splits
 from catalog.seed.listing_translator_mini.grammar import TRAINING
+from catalog.seed.listing_translator_mini.runners import WeightsRunner
 
 SEED = 7
 STEPS = 3000
@@ -77,7 +78,7 @@ def configuration() -> Qwen2Config:
 
 def batches(tokenizer: Tokenizer, seed: int) -> Iterator[list[Example]]:
     """Endless batches of fresh examples; those of one batch are of similar length."""
-    titles, rng = splits.titles(seed, "train", TRAINING), Random(seed)
+    titles, rng = splits.titles(seed, "train", TRAINING), Random(seed)  # noqa: S311
     while True:
         pool = []
         for _ in range(BATCH * POOLED_BATCHES):
@@ -161,9 +162,9 @@ def fit(tokenizer: Tokenizer, steps: int) -> Qwen2ForCausalLM:
 
 def report(model: Qwen2ForCausalLM, tokenizer: Tokenizer, sample: int = splits.ROWS) -> None:
     """Say how both held-out files stand; they are never trained on or tuned to."""
-    model.eval()
+    runner = WeightsRunner(model, tokenizer)
     for path in splits.SEEDS:
-        right = weights.exact(model, tokenizer, splits.read_rows(path)[:sample])
+        right = decoding.exact(runner, splits.read_rows(path)[:sample])
         say(f"{path.name}: {sum(right) / len(right):.2%} exact of {len(right)}")
     model.train()
 
