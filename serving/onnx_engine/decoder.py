@@ -102,8 +102,8 @@ class Decoder:
             past, present = f"past_key_values.{name}", f"present.{name}"
             binding.bind_input(past, "cpu", 0, np.float32, shape, address)
             binding.bind_output(present, "cpu", 0, np.float32, shape, address)
-        shape = (width, 1, self.vocab_size)
-        binding.bind_output("logits", "cpu", 0, np.float32, shape, self._logits.ctypes.data)
+        picked = (width, 1, self.vocab_size)
+        binding.bind_output("logits", "cpu", 0, np.float32, picked, self._logits.ctypes.data)
 
     @staticmethod
     def _bind_in(binding: Any, name: str, array: npt.NDArray[Any], shape: tuple[int, ...]) -> None:

@@ -143,10 +143,10 @@ class Engine:
             encoding = tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return list(encoding.ids)
 
-    def check_ids(self, ids: list[int]) -> list[int]:
+    def check_ids(self, ids: list[int], field: str = "prompt") -> list[int]:
         """Return ids that a caller sent; the runtime itself would read beyond the table."""
         if any(not 0 <= item < self.model.manifest.vocab_size for item in ids):
-            raise requests.refuse("prompt", "a token id is outside the model's vocabulary.")
+            raise requests.refuse(field, "a token id is outside the model's vocabulary.")
         return ids
 
     def start(self, kind: str, ask: ChatAsk | TextAsk, prompts: list[list[int]]) -> Generation:
@@ -198,11 +198,12 @@ class Engine:
 
     def _limits(self, ask: ChatAsk | TextAsk, prompt: list[int]) -> Limits:
         eos = () if ask.ignore_eos else self.model.manifest.eos_token_ids
+        own = self.check_ids(ask.stop_token_ids or [], "stop_token_ids")
         return Limits(
             max_tokens=self._max_tokens(ask, prompt),
             min_tokens=ask.min_tokens or 0,
             stop=ask.stops,
-            stop_token_ids=frozenset(eos) | frozenset(self.check_ids(ask.stop_token_ids or [])),
+            stop_token_ids=frozenset(eos) | frozenset(own),
             logprobs=ask.alternatives,
         )
 

@@ -44,11 +44,13 @@ def open_socket(options: Options) -> socket.socket:
     """Bind what the options name; `Conflict` when somebody is there already."""
     if options.uds is not None:
         _remove_stale(Path(options.uds))
-        listener, address = socket.socket(socket.AF_UNIX), options.uds
+        listener = socket.socket(socket.AF_UNIX)
+        address: str | tuple[str, int] = options.uds
         place = options.uds
     else:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        listener, address = socket.socket(family), (options.host, options.port)
+        listener = socket.socket(family)
+        address = (options.host, options.port)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         place = f"{options.host}:{options.port}"
     try:

@@ -157,12 +157,16 @@ def _plain_message(place: int, message: dict[str, Any]) -> dict[str, Any]:
     if content is None:
         return message | {"content": ""}
     parts = content if isinstance(content, list) else [None]
-    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
-    if not all(isinstance(text, str) for text in texts):
+    texts = [text for part in parts if isinstance(text := _text_of(part), str)]
+    if len(texts) != len(parts):
         raise refuse(
             f"{field}.content", "a text, or a list of text parts; this model reads no more."
         )
     return message | {"content": "\n".join(texts)}
+
+
+def _text_of(part: object) -> object:
+    return part.get("text") if isinstance(part, dict) else part
 
 
 def split_prompt(prompt: str | list[Any]) -> list[str | list[int]]:
