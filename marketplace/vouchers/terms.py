@@ -38,6 +38,10 @@ class Condition(Protocol):
     def clause(self) -> str:
         """Where the published text says so, such as `深工信规〔2024〕13号 第六条`."""
 
+    @property
+    def text(self) -> str:
+        """The rule in words for a person."""
+
     def holds(self, facts: Facts) -> bool:
         """Return whether the facts meet the rule; an unknown fact does not."""
 

@@ -121,9 +121,8 @@ def _judge(
             )
     for condition in grant.conditions:
         if not condition.holds(facts):
-            return refuse(
-                condition.rule, condition.clause, f"does not meet the rule {condition.rule}"
-            )
+            words = f"does not pay here: {condition.text or condition.rule}"
+            return refuse(condition.rule, condition.clause, words)
     for tier, ratio_bp in grant.tiers:
         if tier is None or tier.holds(facts):
             return ratio_bp, None
