@@ -53,7 +53,11 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=_at_least(1), default=1, help="threads of the matrix products")
     add("--request-timeout-seconds", type=float, default=600.0, help="time for one request")
     add("--drain-seconds", type=float, default=30.0, help="time for open answers after SIGTERM")
-    add("--exit-with-parent", action="store_true", help="die with the process that started this")
+    add(
+        "--exit-with-parent",
+        action="store_true",
+        help="die with the thread that started this (Linux): start engines from a lasting one",
+    )
     return made
 
 

@@ -110,6 +110,9 @@ async def serve(options: Options, model: Model, listener: socket.socket) -> None
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
+    if serving.done():
+        serving.result()
+        return
     print(_ready_line(engine, listener), flush=True)
     ended = asyncio.create_task(signals.get())
     await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
