@@ -109,3 +109,8 @@ def owner_unsettled(org_id: str) -> str:
 def quota_used(unit: str) -> str:
     """Return the code of the sink for a quota's unit."""
     return f"quota_used:{unit}"
+
+
+def reimburse_due(org_id: str) -> str:
+    """Return the code of what an organisation gets back later (事后奖补)."""
+    return f"reimburse_due:{org_id}"

@@ -201,9 +201,8 @@ class _Replay:
 
     def _compare_holds(self, connection: Connection) -> None:
         promised = {tx for tx, _ in self._pending}
-        holds = {
-            tx: legs for tx, legs in connection.execute(text("SELECT tx, legs FROM ledger_hold"))
-        }
+        rows = connection.execute(text("SELECT tx, legs FROM ledger_hold"))
+        holds = {row.tx: row.legs for row in rows}
         self._report.open_holds = len(holds)
         self._report.problems += [f"{tx}: promised, but no hold" for tx in promised - holds.keys()]
         self._report.problems += [

@@ -1,0 +1,165 @@
+"""The marketplace as one ASGI application: the hot path in front, FastAPI behind it.
+
+    uvicorn marketplace.app:create_app --factory
+
+The hot path answers by itself; everything else (and every error that reaches this far) goes through
+FastAPI, whose two exception handlers are the only ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlmodel import Session
+from starlette.exceptions import HTTPException
+
+from catalog.ground.clock import now_us
+from catalog.ground.errors import BadRequest, NotFound, TokenMartError
+from catalog.ground.ids import new_id
+from catalog.ground.rendering import render_openai, render_problem
+from marketplace.gateway.directory import Directory
+from marketplace.gateway.endpoints import gateway_router
+from marketplace.gateway.hot import PATHS, Hot
+from marketplace.gateway.money import Books
+from marketplace.gateway.request import Receive, Scope, Send
+from marketplace.gateway.upstream import Upstream
+from marketplace.ledger.accounts import account_id
+from marketplace.ledger.chart import CLEARING, FREE_COST, OVERRUN, ROUNDING
+from marketplace.ledger.sweep import expired_holds
+from marketplace.ledger.writer import LedgerWriter
+from marketplace.migrations.migrate import migrate
+from marketplace.settings import Settings
+
+_SWEEP_S = 1.0
+DRAIN_S = 30.0
+"""How long running calls may take to end after SIGTERM."""
+
+
+class Marketplace:
+    """The ASGI callable. `hot` is there between startup and shutdown."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = settings.database
+        self.hot: Hot | None = None
+        self.web = _web(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hot = self.hot
+        if hot and scope["type"] == "http" and scope["path"] in PATHS and scope["method"] == "POST":
+            await hot(scope, receive, send)
+        else:
+            await self.web(scope, receive, send)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Open what a call needs, keep it fresh, and close it after the last call has settled."""
+        await asyncio.to_thread(migrate, self.database)
+        with self.database.session() as session:
+            books = _books(session)
+        settings = self.settings
+        writer = LedgerWriter(self.database, new_id("gateway"))
+        upstream = Upstream(settings.upstream_connect_s, settings.upstream_silence_s)
+        directory = Directory(self.database)
+        self.hot = Hot(settings, directory, writer, upstream, books)
+        tasks = [
+            asyncio.ensure_future(work)
+            for work in (directory.watch(), self.hot.renew(), self._sweep(writer))
+        ]
+        gc.collect()
+        gc.freeze()
+        try:
+            yield
+        finally:
+            await self.hot.drain(DRAIN_S)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await upstream.close()
+            await asyncio.to_thread(writer.close)
+            self.hot = None
+
+    async def _sweep(self, writer: LedgerWriter) -> None:
+        while True:
+            with contextlib.suppress(
+                Exception
+            ):  # the database may be away; holds keep until it is back
+                for release in await asyncio.to_thread(self._overdue):
+                    await writer.apply(release)
+            await asyncio.sleep(_SWEEP_S)
+
+    def _overdue(self) -> list[Any]:
+        with self.database.reading() as session:
+            return list(expired_holds(session, now_us()))
+
+
+def _books(session: Session) -> Books:
+    names = {"clearing": CLEARING, "overrun": OVERRUN, "rounding": ROUNDING, "free_cost": FREE_COST}
+    return Books(**{field: account_id(session, code) for field, code in names.items()})
+
+
+def _web(market: Marketplace) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with market.running():
+            yield
+
+    web = FastAPI(title="TokenMart 词元超市", version="0.1.0", lifespan=lifespan)
+    web.include_router(gateway_router(market.database))
+    web.add_exception_handler(TokenMartError, _render)
+    web.add_exception_handler(HTTPException, _render_http)
+    web.add_exception_handler(RequestValidationError, _render_invalid)
+    web.add_exception_handler(Exception, _render)
+
+    @web.get("/healthz", tags=["operation"])
+    def healthz() -> dict[str, str]:
+        """Say that the process lives."""
+        return {"status": "ok"}
+
+    @web.get("/readyz", tags=["operation"])
+    def readyz(response: Response) -> dict[str, str]:
+        """Say whether calls are welcome: 503 while starting and draining."""
+        if market.hot is None or market.hot.draining:
+            response.status_code = 503
+            return {"status": "draining"}
+        return {"status": "ready"}
+
+    return web
+
+
+async def _render(request: Request, error: Exception) -> Response:
+    render = render_openai if request.url.path.startswith("/v1/") else render_problem
+    rendered = render(error)
+    return Response(rendered.body, rendered.status, rendered.headers)
+
+
+async def _render_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        ours: TokenMartError = NotFound(f"There is nothing at {request.url.path}.")
+    else:
+        ours = BadRequest(str(error.detail), code="bad_request")
+        if error.status_code == 405:
+            ours = BadRequest(f"{request.method} is not allowed here.", code="method_not_allowed")
+    response = await _render(request, ours)
+    response.status_code = error.status_code
+    return response
+
+
+async def _render_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return await _render(request, BadRequest(f"{where}: {first['msg']}.", param=where))
+
+
+def create_app() -> Marketplace:
+    """Return the application that the environment describes."""
+    return Marketplace(Settings())

@@ -1,0 +1,23 @@
+"""The root of the command line: which groups there are."""
+
+from __future__ import annotations
+
+import typer
+
+from marketplace.cli import keys, ledger, organisations, run, serve, usage, vouchers
+
+app = typer.Typer(
+    name="tokenmart",
+    help="TokenMart 词元超市: a model and agent marketplace, metered per token, paid with vouchers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("up")(run.up)
+app.command("init")(run.init)
+app.command("usage")(usage.usage)
+app.add_typer(organisations.app, name="org")
+app.add_typer(keys.app, name="key")
+app.add_typer(vouchers.app, name="voucher")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(serve.app, name="serve")

@@ -1,0 +1,262 @@
+"""From a request to a hold, and from what an engine used to a settlement.
+
+Nothing here talks to a network; the ledger's writer is the only thing that is waited for.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from catalog.ground.clock import SECOND_US
+from catalog.ground.errors import PaymentRequired
+from catalog.ground.units import format_yuan
+from marketplace.gateway.directory import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
+from marketplace.gateway.sse import StreamReader
+from marketplace.ledger.chart import Code
+from marketplace.ledger.operations import Available, Entry, Hold, Leg, Settle
+from marketplace.prices.components import Buckets, cost_u, estimate_u
+from marketplace.vouchers.ladder import largest
+from marketplace.vouchers.plan import CNY, FREE, Plan, replay
+
+FEWEST_OUTPUT_TOKENS = 16
+"""An answer is not cut below this to make it affordable (or below what was asked, when that is less)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The ids of the accounts that every settlement may need."""
+
+    clearing: int
+    overrun: int
+    rounding: int
+    free_cost: int
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way: what was asked, what is held, what came of it."""
+
+    id: str
+    key: KeyRecord
+    record: ListingRecord
+    payer: OrgLadder
+    books: Books
+    input_tokens: int
+    choices: int
+    max_tokens: int
+    started_at_us: int
+    streamed: bool
+    request_sha256: str
+    endpoint: EndpointRecord
+    first_token_us: int = 0
+    clamped: bool = False
+    ended: bool = False
+    """Whether the hold has been settled or voided, or is about to be."""
+    plan: Plan | None = None
+    reader: StreamReader | None = None
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    def hold(self, ttl_s: int) -> Hold:
+        """Return the operation that promises the most that this call may cost."""
+        return Hold(
+            tx=self.id,
+            org_id=self.key.org_id,
+            accounts=self.payer.accounts,
+            decide=self.decide,
+            at_us=self.started_at_us,
+            expires_at_us=self.started_at_us + ttl_s * SECOND_US,
+        )
+
+    def decide(self, available: Available) -> tuple[tuple[Leg, ...], str]:
+        """Choose who pays, with every account locked; shorten the answer when money is short."""
+        plan = self._draw(self.max_tokens, available)
+        if plan.shortfall_u:
+            affordable = largest(
+                lambda tokens: not self._draw(tokens, available).shortfall_u, self.max_tokens
+            )
+            if affordable < min(FEWEST_OUTPUT_TOKENS, self.max_tokens):
+                raise self._refusal(plan, affordable, available)
+            self.max_tokens, self.clamped = affordable, True
+            plan = self._draw(affordable, available)
+        self.plan = plan
+        return self._legs(plan), plan.to_json()
+
+    def _draw(self, output_tokens: int, available: Available) -> Plan:
+        output = output_tokens * self.choices
+        price = estimate_u(
+            self.record.components, self.input_tokens, output, at_us=self.started_at_us
+        )
+        tokens = self.input_tokens + output
+        return self.payer.ladder.draw(price, available, self.started_at_us, tokens)
+
+    def _legs(self, plan: Plan) -> tuple[Leg, ...]:
+        legs = [Leg(leg.account_id, leg.amount, self._sink(leg.account_id)) for leg in plan.legs]
+        if plan.wallet_hold_u and plan.wallet_account_id is not None:
+            legs.append(Leg(plan.wallet_account_id, plan.wallet_hold_u, self.books.clearing))
+        return tuple(legs)
+
+    def _sink(self, account_id: int) -> int:
+        return self.payer.sinks.get(account_id, self.books.clearing)
+
+    def _refusal(self, plan: Plan, affordable: int, available: Available) -> PaymentRequired:
+        wallet_u = available.get(self.payer.accounts[-1], 0)
+        refused = [
+            {"voucher": r.grant_id, "programme": r.programme, "rule": r.rule, "clause": r.clause}
+            for r in self.payer.ladder.explain(plan)
+        ]
+        return PaymentRequired(
+            f"This call may cost up to {format_yuan(plan.cost_u)}; vouchers and wallet fall short by "
+            f"{format_yuan(plan.shortfall_u)}.",
+            rule="payment.affordable",
+            remedy="Ask for fewer tokens (max_tokens), apply for a voucher, or top up the wallet.",
+            details={
+                "required_u": plan.cost_u,
+                "available_u": plan.cost_u - plan.shortfall_u,
+                "wallet_u": wallet_u,
+                "max_affordable_output_tokens": max(0, affordable),
+                "vouchers_refused": refused,
+            },
+        )
+
+    def settle(self, used: Buckets, raw_usage: str, source: str, outcome: str, at_us: int) -> Bill:
+        """Return the bill for what was really used, as the plan of the hold divides it."""
+        assert self.plan is not None
+        price_u = cost_u(used, self.record.components, at_us=self.started_at_us)
+        end = replay(self.plan, price_u, used.total)
+        parts = [
+            Part(
+                Leg(leg.account_id, leg.amount, self._sink(leg.account_id)),
+                FREE_PART if leg.kind == FREE else VOUCHER_PART,
+                0 if leg.unit == CNY else leg.covered_u,
+            )
+            for leg in end.legs
+        ]
+        if self.plan.wallet_hold_u and self.plan.wallet_account_id is not None:
+            leg = Leg(self.plan.wallet_account_id, end.self_u, self.books.clearing)
+            parts.append(Part(leg, WALLET_PART, 0))
+        return Bill(
+            cost_u=price_u,
+            parts=parts,
+            rounding_u=end.rounding_u,
+            overrun_u=end.overrun_u,
+            used=used,
+            raw_usage=raw_usage,
+            source=source,
+            outcome=outcome,
+            at_us=at_us,
+        )
+
+    def late_hold(self, bill: Bill, at_us: int, ttl_s: int) -> Hold:
+        """Return a new hold for a bill whose own hold has expired: whatever is still there of it.
+
+        The rest becomes the platform's overrun, so that nobody's balance goes below zero.
+        """
+
+        def decide(available: Available) -> tuple[tuple[Leg, ...], str]:
+            legs = []
+            for index, part in enumerate(bill.parts):
+                amount = min(part.leg.amount, max(0, available.get(part.leg.account_id, 0)))
+                if part.leg.sink_id == self.books.clearing:
+                    bill.overrun_u += part.leg.amount - amount
+                leg = part.leg._replace(amount=amount)
+                bill.parts[index] = part._replace(leg=leg)
+                legs.append(leg)
+            return tuple(legs), "{}"
+
+        tx, expires_at_us = f"{self.id}~late", at_us + ttl_s * SECOND_US
+        return Hold(tx, self.key.org_id, self.payer.accounts, decide, at_us, expires_at_us)
+
+
+FREE_PART, VOUCHER_PART, WALLET_PART = range(3)
+
+
+class Part(NamedTuple):
+    """What one account pays of a bill; `counted_u` is the worth of a quota that is not money."""
+
+    leg: Leg
+    payer: int
+    counted_u: int
+
+
+@dataclass(slots=True)
+class Bill:
+    """What a call cost and who pays, in micro-yuan. `operation` makes it so."""
+
+    cost_u: int
+    parts: list[Part]
+    rounding_u: int
+    overrun_u: int
+    used: Buckets
+    raw_usage: str
+    source: str
+    outcome: str
+    at_us: int
+
+    def paid_u(self, payer: int, clearing: int) -> int:
+        """Return what the parts of one kind of payer cover of the cost."""
+        return sum(
+            part.counted_u + (part.leg.amount if part.leg.sink_id == clearing else 0)
+            for part in self.parts
+            if part.payer == payer
+        )
+
+    def headers(self, books: Books) -> list[tuple[bytes, bytes]]:
+        """Return the answer's cost headers."""
+        return [
+            (b"x-tm-cost-u", b"%d" % self.cost_u),
+            (b"x-tm-voucher-u", b"%d" % self.paid_u(VOUCHER_PART, books.clearing)),
+            (b"x-tm-free-u", b"%d" % self.paid_u(FREE_PART, books.clearing)),
+            (b"x-tm-wallet-u", b"%d" % self.paid_u(WALLET_PART, books.clearing)),
+        ]
+
+    def operation(self, call: Call, tx: str, at_us: int) -> Settle:
+        """Return the settlement of the hold `tx` with this bill."""
+        books, record = call.books, call.record
+        counted_u = sum(part.counted_u for part in self.parts)
+        moves = (
+            Entry(Code.FREE_COST, books.free_cost, books.clearing, counted_u),
+            Entry(Code.ROUNDING, books.rounding, books.clearing, self.rounding_u),
+            Entry(Code.OVERRUN, books.overrun, books.clearing, self.overrun_u),
+            Entry(Code.ACCRUE, books.clearing, record.owner_account_id, self.cost_u),
+        )
+        posted = tuple(part.leg.amount for part in self.parts)
+        entries = tuple(move for move in moves if move.amount)
+        return Settle(tx, posted, entries, self._usage(call, at_us), at_us)
+
+    def _usage(self, call: Call, at_us: int) -> tuple[object, ...]:
+        """Return the row of `usage_event`, in the order of its columns."""
+        record, used, clearing = call.record, self.used, call.books.clearing
+        return (
+            call.id,
+            call.key.org_id,
+            call.key.id,
+            call.key.project_id,
+            record.listing.slug,
+            record.listing.release_id or "",
+            call.endpoint.id,
+            record.listing.owner_org,
+            record.price_version_id,
+            record.components_text,
+            call.started_at_us,
+            call.first_token_us,
+            at_us,
+            used.input_uncached,
+            used.cache_read,
+            used.cache_write,
+            used.output,
+            used.reasoning,
+            self.source,
+            self.outcome,
+            int(call.streamed),
+            self.cost_u,
+            self.cost_u,
+            self.paid_u(WALLET_PART, clearing),
+            self.paid_u(VOUCHER_PART, clearing),
+            self.paid_u(FREE_PART, clearing),
+            self.rounding_u + self.overrun_u,
+            self.raw_usage,
+            json.dumps({"endpoint": call.endpoint.id, "why": "first healthy"}),
+            call.request_sha256,
+        )
