@@ -1,0 +1,66 @@
+"""Choosing a token."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.onnx_engine.sampling import Sampler, Sampling, forbid, logprobs
+
+LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+
+
+def _drawn(sampling: Sampling, times: int = 400, draw: int = 0) -> list[int]:
+    sampler = Sampler(sampling, draw)
+    return [sampler.choose(LOGITS) for _ in range(times)]
+
+
+def test_temperature_zero_is_greedy_and_the_smallest_id_wins_a_draw() -> None:
+    assert Sampler(Sampling(temperature=0), 0).choose(LOGITS) == 0
+    assert Sampler(Sampling(temperature=0), 0).choose(np.zeros(4, np.float32)) == 0
+
+
+def test_shares_follow_the_probabilities() -> None:
+    drawn = _drawn(Sampling(seed=1), times=20_000)
+    shares = [drawn.count(token) / len(drawn) for token in range(4)]
+    assert shares == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "allowed"),
+    [
+        (Sampling(top_k=1, seed=1), {0}),
+        (Sampling(top_k=2, seed=1), {0, 1}),
+        (Sampling(top_k=99, seed=1), {0, 1, 2, 3}),
+        (Sampling(top_p=0.4, seed=1), {0}),
+        (Sampling(top_p=0.79, seed=1), {0, 1}),
+        (Sampling(top_p=0.81, seed=1), {0, 1, 2}),
+        (Sampling(top_p=1e-9, seed=1), {0}),
+    ],
+)
+def test_only_the_most_likely_are_drawn(sampling: Sampling, allowed: set[int]) -> None:
+    assert set(_drawn(sampling)) == allowed
+
+
+@given(seed=st.integers(-(2**70), 2**70))
+def test_a_seed_repeats_itself_and_its_choices_differ(seed: int) -> None:
+    sampling = Sampling(temperature=2, seed=seed)
+    assert _drawn(sampling, 50) == _drawn(sampling, 50)
+    assert _drawn(sampling, 50) != _drawn(sampling, 50, draw=1)
+
+
+def test_without_a_seed_two_runs_differ() -> None:
+    assert _drawn(Sampling(temperature=2)) != _drawn(Sampling(temperature=2))
+
+
+def test_a_forbidden_token_is_never_chosen() -> None:
+    assert forbid(LOGITS, [0]).argmax() == 1
+    assert LOGITS.argmax() == 0
+
+
+def test_logprobs_are_the_models_own() -> None:
+    found = logprobs(LOGITS + 7, 1, 2)
+    assert found.logprob == pytest.approx(np.log(0.3), abs=1e-5)
+    assert [token for token, _ in found.top] == [0, 1]
