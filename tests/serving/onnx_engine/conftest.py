@@ -63,7 +63,7 @@ class Running:
 
 @pytest.fixture(scope="session")
 def variant() -> Path:
-    return Path(os.environ.get("DEV_VARIANT", SEED / "onnx"))
+    return SEED / "onnx"
 
 
 @pytest.fixture(scope="session")
