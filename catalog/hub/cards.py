@@ -1,0 +1,59 @@
+"""The model card: YAML between two `---` lines at the top of README.md, the rest is for people.
+
+Written by strangers: parsed with the safe loader, without aliases (a kilobyte of them can unfold into
+gigabytes), within a size limit, and turned into plain JSON values.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import yaml
+
+MAX_FRONT_MATTER_BYTES = 64 * 1024
+_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
+
+
+class CardError(ValueError):
+    """The front matter cannot be read; the message says why."""
+
+
+class _NoAliases(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise CardError("aliases (*name) are not allowed in a model card")
+        return super().compose_node(parent, index)
+
+
+def parse(text: str) -> dict[str, Any]:
+    """Return the front matter as JSON values, `{}` when there is none; `CardError` when it is bad."""
+    found = _FRONT_MATTER.match(text)
+    if found is None:
+        return {}
+    source = found.group(1)
+    if len(source.encode()) > MAX_FRONT_MATTER_BYTES:
+        raise CardError(f"the front matter is larger than {MAX_FRONT_MATTER_BYTES} bytes")
+    try:
+        document = yaml.load(source, Loader=_NoAliases)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise CardError(str(error)) from None
+    except RecursionError:
+        raise CardError("the front matter is nested too deeply") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise CardError("the front matter must be a mapping")
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(document, default=str, skipkeys=True))
+    except (ValueError, RecursionError):
+        raise CardError("the front matter cannot be written as JSON") from None
+    return plain
+
+
+def texts(value: Any) -> list[str]:
+    """Return a card field that may be one text or a list of them as a list."""
+    if isinstance(value, str):
+        return [value]
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

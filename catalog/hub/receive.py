@@ -1,0 +1,43 @@
+"""Taking a request body to the spool: received on the event loop, hashed and written beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from fastapi import Request
+
+PIECE_BYTES = 1 << 20
+
+
+async def receive(request: Request, write: Callable[[bytes], object]) -> int:
+    """Feed the body to `write` in pieces of about 1 MiB, in order, and return its length.
+
+    `write` runs in a thread while the next piece arrives (hashing lets go of the interpreter), and never
+    twice at once. What it raises ends the upload and is raised here.
+    """
+    loop = asyncio.get_running_loop()
+    writing: asyncio.Future[object] | None = None
+    parts: list[bytes] = []
+    waiting = total = 0
+    try:
+        async for part in request.stream():
+            parts.append(part)
+            waiting += len(part)
+            if waiting >= PIECE_BYTES:
+                if writing is not None:
+                    await writing
+                writing = loop.run_in_executor(None, write, b"".join(parts))
+                total += waiting
+                parts, waiting = [], 0
+        if writing is not None:
+            await writing
+        if waiting:
+            await loop.run_in_executor(None, write, b"".join(parts))
+    finally:
+        # The caller is about to close the file: no thread may still be writing to it.
+        if writing is not None and not writing.done():
+            with suppress(Exception):
+                await asyncio.shield(writing)
+    return total + waiting
