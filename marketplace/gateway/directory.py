@@ -36,6 +36,8 @@ from marketplace.vouchers.service import MARKER as VOUCHERS
 from marketplace.vouchers.service import ladder_for
 
 ENDPOINTS = "endpoints"
+FREE_SUFFIX = ":free"
+"""`slug:free` calls the same model, paid by free quotas alone."""
 _WATCH_S = 0.25
 _STRANGERS = 10_000
 _FOREVER_US = 2**62
@@ -195,8 +197,9 @@ class Directory:
             raise found
         return found
 
-    async def listing(self, slug: str) -> ListingRecord:
-        """Return a listing that may be called; `NotFound` otherwise."""
+    async def listing(self, model: str) -> ListingRecord:
+        """Return the listing that `model` calls (`slug` or `slug:free`); `NotFound` if it may not be."""
+        slug = model.removesuffix(FREE_SUFFIX)
         known = self._listings.peek(slug)
         if isinstance(known, ListingRecord) and known.until_us <= self._clock():
             self._listings.forget(slug)
@@ -205,9 +208,9 @@ class Directory:
             raise found
         return found
 
-    async def ladder(self, org_id: str, slug: str, *, fresher_than_us: int = 0) -> OrgLadder:
+    async def ladder(self, org_id: str, model: str, *, fresher_than_us: int = 0) -> OrgLadder:
         """Return who pays, built after `fresher_than_us` and not past its own end."""
-        name = f"{org_id} {slug}"
+        name = f"{org_id} {model}"
         found = self._ladders.peek(name)
         if found is not None and (
             found.good_until_us <= self._clock() or found.built_at_us < fresher_than_us
@@ -278,14 +281,17 @@ class Directory:
             )
 
     def _load_ladder(self, name: str) -> OrgLadder:
-        org_id, slug = name.split(" ", 1)
+        org_id, model = name.split(" ", 1)
+        slug = model.removesuffix(FREE_SUFFIX)
         at_us = self._clock()
         with self._database.session() as session:
             listing = _callable(session, slug, at_us)
             if listing is None:
                 raise model_not_found(slug)
             wallet_id = open_account(session, wallet(org_id), Rule.DEBITS_WITHIN_CREDITS)
-            found = ladder_for(session, org_id, listing, wallet_id, at_us)
+            found = ladder_for(
+                session, org_id, listing, wallet_id, at_us, free=model.endswith(FREE_SUFFIX)
+            )
         accounts = (*(step.account_id for step in found.ladder.steps), wallet_id)
         return OrgLadder(found.ladder, accounts, found.sinks, found.good_until_us, at_us)
 

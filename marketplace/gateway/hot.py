@@ -165,7 +165,7 @@ class Hot:
             id=generation_id,
             key=key,
             record=record,
-            payer=await self.directory.ladder(key.org_id, record.listing.slug),
+            payer=await self.directory.ladder(key.org_id, envelope.model),
             books=self.books,
             input_tokens=input_tokens,
             choices=envelope.n or 1,
@@ -182,8 +182,9 @@ class Hot:
             stale_us = self.clock() - _FRESH_US
             if call.payer.built_at_us >= stale_us:
                 raise
-            slug = record.listing.slug
-            call.payer = await self.directory.ladder(key.org_id, slug, fresher_than_us=stale_us)
+            call.payer = await self.directory.ladder(
+                key.org_id, envelope.model, fresher_than_us=stale_us
+            )
             await self._hold(call)
         return call
 

@@ -196,9 +196,18 @@ def _shares(
 
 
 def ladder_for(
-    session: Session, org_id: str, listing: CallableListing, wallet_id: int, at_us: int
+    session: Session,
+    org_id: str,
+    listing: CallableListing,
+    wallet_id: int,
+    at_us: int,
+    *,
+    free: bool = False,
 ) -> Payers:
-    """Return who pays for this organisation's calls of this listing, quotas of today included."""
+    """Return who pays for this organisation's calls of this listing, quotas of today included.
+
+    `free`: the model was called by its free name, which only quotas may pay for.
+    """
     sealed = _ensure_quotas(session, org_id, at_us)
     grants = session.exec(
         select(Grant).where(
@@ -231,13 +240,21 @@ def ladder_for(
             sinks[grant.account_id] = open_account(
                 session, reimburse_due(org_id), Rule.DEBITS_WITHIN_CREDITS
             )
-    facts = facts_of(session, org_id, listing)
-    ladder = build_ladder(terms, facts, wallet_account_id=wallet_id, at_us=at_us)
+    facts = facts_of(session, org_id, listing, free=free)
+    ladder = build_ladder(
+        terms,
+        facts,
+        wallet_account_id=None if free else wallet_id,
+        at_us=at_us,
+        vouchers=not free,
+    )
     ends = [midnight_after_us(at_us), at_us + LONGEST_US, *(t.expires_at_us for t in terms)]
     return Payers(ladder, sinks, min(ends))
 
 
-def facts_of(session: Session, org_id: str, listing: CallableListing) -> Facts:
+def facts_of(
+    session: Session, org_id: str, listing: CallableListing, *, free: bool = False
+) -> Facts:
     """Return what is known of the caller and the listing."""
     org = session.get_one(Organisation, org_id)
     return {
@@ -246,7 +263,7 @@ def facts_of(session: Session, org_id: str, listing: CallableListing) -> Facts:
         "listing.charge": "tokens",
         SELF_OWNED: listing.owner_org == org_id,
         RELATED_PARTY: listing.owner_org == org_id,
-        QUOTA_CLASS: "default",
+        QUOTA_CLASS: "free" if free else "default",
     }
 
 
