@@ -77,5 +77,7 @@ def apply_now(session: Session, *operations: Operation) -> list[Outcome]:
         if isinstance(result, TokenMartError):
             raise result
         outcomes.append(result)
-    session.expire_all()
+    for row in session:
+        if isinstance(row, Account | Lane):
+            session.expire(row)
     return outcomes
