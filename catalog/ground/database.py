@@ -78,6 +78,7 @@ class Database:
         engine = self.engine.execution_options(readonly=True)
         with Session(engine, expire_on_commit=False) as session:
             yield session
+            session.expunge_all()  # what was read stays readable after the block
             session.rollback()
 
     def raw_connection(self) -> Any:
