@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast
 
@@ -25,11 +26,9 @@ _INSERTS = {
 _ACCOUNTS = (
     "SELECT id, rule, dr_pending, dr_posted, cr_pending, cr_posted FROM ledger_account WHERE id"
 )
-_UPDATES = {
-    "account": "UPDATE ledger_account SET dr_pending=?, dr_posted=?, cr_pending=?, cr_posted=? WHERE id=?",
-    "lane": "UPDATE ledger_lane SET next_seq=?, next_batch=?, head=? WHERE id=?",
-    "renew": "UPDATE ledger_hold SET expires_at_us=? WHERE tx=?",
-}
+_UPDATE_ACCOUNT = (
+    "UPDATE ledger_account SET dr_pending=?, dr_posted=?, cr_pending=?, cr_posted=? WHERE id=?"
+)
 
 
 class Dialect(Protocol):
@@ -44,21 +43,19 @@ class Dialect(Protocol):
     def posted(self, txs: Sequence[str]) -> set[str]: ...
     def settled(self, event_ids: Sequence[str]) -> set[str]: ...
     def lock_accounts(self, ids: Iterable[int]) -> list[tuple[int, int, int, int, int, int]]: ...
-    def write(self, what: str, rows: Sequence[Sequence[Any]]) -> int: ...
-
-
-def _statements(mark: str) -> dict[str, str]:
-    inserts = {
-        name: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"
-        for name, (table, columns) in _INSERTS.items()
-    }
-    return inserts | {name: sql.replace("?", mark) for name, sql in _UPDATES.items()}
+    def update_accounts(self, rows: Sequence[Sequence[int]]) -> int: ...
+    def insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None: ...
+    def renew(self, tx: str, expires_at_us: int) -> bool: ...
+    def seal(self, batch: tuple[int, int, int, int, str]) -> None: ...
 
 
 class SqliteDialect:
     """`sqlite3` connections. Lists travel as JSON, so that each statement is prepared once."""
 
-    _write = _statements("?")
+    _insert = {  # noqa: RUF012
+        name: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+        for name, (table, columns) in _INSERTS.items()
+    }
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -100,14 +97,39 @@ class SqliteDialect:
         sql = f"{_ACCOUNTS} IN (SELECT value FROM json_each(?))"
         return list(self._execute(sql, (json.dumps(list(ids)),)).fetchall())
 
-    def write(self, what: str, rows: Sequence[Sequence[Any]]) -> int:
-        return int(self._connection.executemany(self._write[what], rows).rowcount)
+    def update_accounts(self, rows: Sequence[Sequence[int]]) -> int:
+        return int(self._connection.executemany(_UPDATE_ACCOUNT, rows).rowcount)
+
+    def insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        self._connection.executemany(self._insert[table], rows)
+
+    def renew(self, tx: str, expires_at_us: int) -> bool:
+        sql = "UPDATE ledger_hold SET expires_at_us=? WHERE tx=?"
+        return bool(self._execute(sql, (expires_at_us, tx)).rowcount)
+
+    def seal(self, batch: tuple[int, int, int, int, str]) -> None:
+        lane, n, _, last_seq, head = batch
+        self._execute(self._insert["batch"], batch)
+        sql = "UPDATE ledger_lane SET next_seq=?, next_batch=?, head=? WHERE id=?"
+        self._execute(sql, (last_seq + 1, n + 1, head, lane))
 
 
 class PostgresDialect:
-    """`psycopg` connections. Rows are locked in the order of their ids, so no two writers deadlock."""
+    """`psycopg` connections. Rows are locked in the order of their ids, so no two writers deadlock.
 
-    _write = _statements("%s")
+    New rows go in by COPY, a table at a time: it costs the server less than half of as many INSERTs,
+    and a batch needs one round trip a table however long it is.
+    """
+
+    _update_accounts = (
+        "UPDATE ledger_account AS a SET dr_pending=v.b, dr_posted=v.c, cr_pending=v.d, cr_posted=v.e "
+        "FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::int[]) "
+        "AS v(b, c, d, e, id) WHERE a.id = v.id"
+    )
+    _copies = {  # noqa: RUF012
+        name: f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+        for name, (table, columns) in _INSERTS.items()
+    }
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -129,7 +151,10 @@ class PostgresDialect:
         return next_seq, next_batch, head
 
     def take_holds(self, txs: Sequence[str]) -> list[tuple[str, str]]:
-        sql = "DELETE FROM ledger_hold WHERE tx = ANY(%s) RETURNING tx, legs"
+        sql = (
+            "WITH ending AS (SELECT tx FROM ledger_hold WHERE tx = ANY(%s) ORDER BY tx FOR UPDATE) "
+            "DELETE FROM ledger_hold AS h USING ending WHERE h.tx = ending.tx RETURNING h.tx, h.legs"
+        )
         return list(self._cursor.execute(sql, (list(txs),)).fetchall())
 
     def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -150,13 +175,39 @@ class PostgresDialect:
         sql = f"{_ACCOUNTS} = ANY(%s) ORDER BY id FOR NO KEY UPDATE"
         return list(self._cursor.execute(sql, (sorted(ids),)).fetchall())
 
-    def write(self, what: str, rows: Sequence[Sequence[Any]]) -> int:
-        self._cursor.executemany(self._write[what], rows)
-        return int(self._cursor.rowcount)
+    def update_accounts(self, rows: Sequence[Sequence[int]]) -> int:
+        columns = [f"{{{','.join(map(str, column))}}}" for column in zip(*rows, strict=True)]
+        return int(self._cursor.execute(self._update_accounts, columns).rowcount)
+
+    def insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        with self._cursor.copy(self._copies[table]) as copying:
+            copying.write("".join(["\t".join(map(_copied, row)) + "\n" for row in rows]))
+
+    def renew(self, tx: str, expires_at_us: int) -> bool:
+        sql = "UPDATE ledger_hold SET expires_at_us=%s WHERE tx=%s"
+        return bool(self._cursor.execute(sql, (expires_at_us, tx)).rowcount)
+
+    def seal(self, batch: tuple[int, int, int, int, str]) -> None:
+        sql = (
+            "WITH sealed AS (INSERT INTO ledger_batch (lane, n, first_seq, last_seq, sha256) "
+            "VALUES (%s, %s, %s, %s, %s) RETURNING *) UPDATE ledger_lane AS l SET "
+            "next_seq=s.last_seq+1, next_batch=s.n+1, head=s.sha256 FROM sealed AS s WHERE l.id=s.lane"
+        )
+        self._cursor.execute(sql, batch)
+
+
+def _copied(value: Any) -> str:
+    """Return a field in COPY's text form."""
+    if value.__class__ is not str:
+        return "\\N" if value is None else str(value)
+    if "\\" in value or not value.isprintable():
+        for plain, escaped in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
+            value = value.replace(plain, escaped)
+    return str(value)
 
 
 def dialect_of(connection: Any) -> Dialect:
     """Return the dialect for a driver connection, by the module that made it."""
-    if type(connection).__module__.startswith("sqlite3"):
+    if isinstance(connection, sqlite3.Connection):
         return SqliteDialect(connection)
     return PostgresDialect(connection)

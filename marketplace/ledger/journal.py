@@ -17,7 +17,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from catalog.ground.errors import Conflict, LedgerCorrupt, PaymentRequired, TokenMartError
+from catalog.ground.errors import (
+    BadRequest,
+    Conflict,
+    InternalError,
+    LedgerCorrupt,
+    NotFound,
+    PaymentRequired,
+    TokenMartError,
+)
 from marketplace.ledger.chain import batch_sha256
 from marketplace.ledger.chart import Code, Kind, Rule
 from marketplace.ledger.dialect import Dialect
@@ -137,13 +145,17 @@ class BatchRun:
     def _hold(self, op: Hold) -> Held:
         if op.tx in self._repeated:
             return self._repeated[op.tx]
-        legs, plan = op.decide(_Available(self._totals))  # type: ignore[arg-type]
+        available = _Available(self._totals)
+        legs, plan = _decided(op, available)
         wanted: dict[int, int] = {}
         for leg in legs:
+            if leg.account_id not in self._totals:
+                raise NotFound(f"Account {leg.account_id} was not locked.", rule="ledger.account")
+            if leg.amount < 0:
+                raise BadRequest("A promise cannot be negative.", rule="ledger.amount")
             wanted[leg.account_id] = wanted.get(leg.account_id, 0) + leg.amount
-        available = _Available(self._totals)
         for account_id, amount in wanted.items():
-            if amount < 0 or amount > available[account_id]:
+            if amount > available[account_id]:
                 raise PaymentRequired("The account does not hold that much.", rule="ledger.rule_1")
         for index, leg in enumerate(legs):
             self._move(leg.account_id, _DR_PENDING, leg.amount)
@@ -162,6 +174,8 @@ class BatchRun:
         if len(op.posted) != len(held):
             raise LedgerCorrupt(f"{op.tx} holds {len(held)} legs, {len(op.posted)} were posted.")
         self._check_clearing(op, held)
+        if any(entry.amount < 0 for entry in op.entries):
+            raise LedgerCorrupt(f"{op.tx} would book a negative amount.")
         for index, ((account_id, amount, sink), posted) in enumerate(
             zip(held, op.posted, strict=True)
         ):
@@ -175,6 +189,7 @@ class BatchRun:
         self._usage.append((*op.usage, self._lane, self._next_seq))
         self._chained.append((*op.usage, self._next_seq))
         self._next_seq += 1
+        self._known.add(op.usage[0])
         return Done(changed=True)
 
     def _check_clearing(self, op: Settle, held: list[list[int]]) -> None:
@@ -201,12 +216,13 @@ class BatchRun:
         return Done(changed=True)
 
     def _renew(self, op: Renew) -> Done:
-        changed = self._dialect.write("renew", [(op.expires_at_us, op.tx)])
-        return Done(changed=changed > 0)
+        return Done(changed=self._dialect.renew(op.tx, op.expires_at_us))
 
     def _post(self, op: Post) -> Done:
         if op.tx in self._known:
             return Done(changed=False)
+        if any(entry.amount < 0 for entry in op.entries):
+            raise BadRequest("An amount cannot be negative.", rule="ledger.amount")
         self._check_room(op.entries)
         self._entries(op.tx, op.entries, op.at_us)
         self._known.add(op.tx)
@@ -266,22 +282,30 @@ class BatchRun:
         self._next_seq += 1
 
     def _write(self) -> None:
-        write = self._dialect.write
+        dialect = self._dialect
         if self._changed:
             rows = [
                 (*self._totals[account_id][1:], account_id) for account_id in sorted(self._changed)
             ]
-            if write("account", rows) != len(rows):
+            if dialect.update_accounts(rows) != len(rows):
                 raise LedgerCorrupt("An account vanished under its lock.")
-        for what, new in (
+        for table, new in (
             ("transfer", self._transfers),
             ("hold", self._holds),
             ("usage", self._usage),
         ):
             if new:
-                write(what, new)
+                dialect.insert(table, new)
         if self._chained:
             head = batch_sha256(self._head, self._chained)
-            last = self._next_seq - 1
-            write("batch", [(self._lane, self._next_batch, self._first_seq, last, head)])
-            write("lane", [(self._next_seq, self._next_batch + 1, head, self._lane)])
+            dialect.seal((self._lane, self._next_batch, self._first_seq, self._next_seq - 1, head))
+
+
+def _decided(op: Hold, available: _Available) -> tuple[tuple[Leg, ...], str]:
+    """Return the caller's decision; its bugs refuse its own hold, not the batch it is in."""
+    try:
+        return op.decide(available)  # type: ignore[arg-type]
+    except TokenMartError:
+        raise
+    except Exception as error:
+        raise InternalError(f"No decision for {op.tx}: {error!r}.", rule="ledger.decide") from error

@@ -17,7 +17,13 @@ from concurrent.futures import Future
 from typing import Any
 
 from catalog.ground.database import Database
-from catalog.ground.errors import Conflict, LedgerCorrupt, TokenMartError, Unavailable
+from catalog.ground.errors import (
+    Conflict,
+    InternalError,
+    LedgerCorrupt,
+    TokenMartError,
+    Unavailable,
+)
 from marketplace.ledger.accounts import account_id, open_lane
 from marketplace.ledger.chart import CLEARING
 from marketplace.ledger.dialect import Dialect, dialect_of
@@ -122,22 +128,21 @@ class LedgerWriter:
         while True:
             try:
                 return self._transaction(operations, again=again)
-            except LedgerCorrupt as corrupt:
-                return self._one_by_one(operations, corrupt)
             except Exception as error:
-                if _is_integrity(error):
-                    return self._one_by_one(operations, _conflict())
+                if not _is_away(error):
+                    return self._halves(operations, error)
                 self._disconnect()
                 if time.monotonic() > deadline or _is_full(error):
                     return [_unavailable(error)] * len(operations)
                 again = True
                 time.sleep(_RECONNECT_S)
 
-    def _one_by_one(self, operations: list[Operation], error: TokenMartError) -> list[Result]:
+    def _halves(self, operations: list[Operation], error: Exception) -> list[Result]:
         """Find who spoiled the batch: it alone gets the error."""
         if len(operations) == 1:
-            return [error]
-        return [result for operation in operations for result in self._durably([operation])]
+            return [_meaning(error)]
+        middle = len(operations) // 2
+        return self._durably(operations[:middle]) + self._durably(operations[middle:])
 
     def _transaction(self, operations: list[Operation], *, again: bool) -> list[Result]:
         if self._dialect is None:
@@ -171,15 +176,26 @@ def _outcome(result: Result) -> Outcome:
     return result
 
 
-def _is_integrity(error: Exception) -> bool:
-    return any(parent.__name__ == "IntegrityError" for parent in type(error).__mro__)
+def _named(error: Exception, *names: str) -> bool:
+    # By name, because SQLite's driver and PostgreSQL's share none of their classes.
+    return any(parent.__name__ in names for parent in type(error).__mro__)
+
+
+def _is_away(error: Exception) -> bool:
+    return _named(error, "OperationalError", "InterfaceError", "OSError")
 
 
 def _is_full(error: Exception) -> bool:
-    return "full" in str(error).lower() or type(error).__name__ == "DiskFull"
+    return _named(error, "DiskFull") or getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
 
 
-def _conflict() -> Conflict:
+def _meaning(error: Exception) -> TokenMartError:
+    if isinstance(error, TokenMartError):
+        return error
+    if not _named(error, "IntegrityError"):
+        return InternalError(f"The ledger could not book this: {error!r}.", rule="ledger.writer")
+    if _named(error, "CheckViolation") or "CHECK constraint" in str(error):
+        return LedgerCorrupt(f"The database refused a balance: {error}", rule="ledger.check")
     return Conflict("This id has been used for something else.", rule="ledger.once")
 
 
