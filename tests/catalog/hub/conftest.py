@@ -7,15 +7,21 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from catalog.artifacts.store import ArtifactStore, open_store
 from catalog.ground.database import Database
+from catalog.hub.app import create_app, identify_by
+from catalog.hub.limits import HubLimits
+from catalog.hub.router import build_hub
 
 KEYS = {
     "hf_owner": {"name": "li", "orgs": {"acme": "owner"}},
@@ -40,14 +46,12 @@ class Answer:
 
 
 @dataclass
-class HubProcess:
-    """A running hub over a database and a store."""
+class RunningHub:
+    """A hub that listens, over a database and a store."""
 
     folder: Path
     database: Database
-    options: list[str] = field(default_factory=list)
     port: int = 0
-    process: subprocess.Popen[str] | None = None
 
     @property
     def url(self) -> str:
@@ -58,29 +62,6 @@ class HubProcess:
     def store(self) -> ArtifactStore:
         """The store it works on."""
         return open_store(str(self.folder / "artifacts"))
-
-    def start(self) -> HubProcess:
-        """Start it and wait until it listens."""
-        (self.folder / "keys.json").write_text(json.dumps(KEYS))
-        place = ["--data", str(self.folder), "--database", self.database.url]
-        keys = ["--keys", str(self.folder / "keys.json"), "--port", str(self.port)]
-        command = [sys.executable, "-m", "catalog.hub.app", *place, *keys, *self.options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("ready "), f"the hub did not start: {line!r}"
-        self.port = int(line.split()[1])
-        return self
-
-    def stop(self, *, kill: bool = False) -> None:
-        """End it; with `kill` without warning."""
-        if self.process is None:
-            return
-        self.process.kill() if kill else self.process.terminate()
-        self.process.wait(20)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        self.process = None
 
     def ask(
         self,
@@ -132,6 +113,68 @@ class HubProcess:
         }
 
 
+@dataclass
+class HubProcess(RunningHub):
+    """A hub in a process of its own, which can be killed."""
+
+    options: list[str] = field(default_factory=list)
+    process: subprocess.Popen[str] | None = None
+
+    def start(self) -> HubProcess:
+        """Start it and wait until it listens."""
+        (self.folder / "keys.json").write_text(json.dumps(KEYS))
+        place = ["--data", str(self.folder), "--database", self.database.url]
+        keys = ["--keys", str(self.folder / "keys.json"), "--port", str(self.port)]
+        command = [sys.executable, "-m", "catalog.hub.app", *place, *keys, *self.options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("ready "), f"the hub did not start: {line!r}"
+        self.port = int(line.split()[1])
+        return self
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End it; with `kill` without warning."""
+        if self.process is None:
+            return
+        self.process.kill() if kill else self.process.terminate()
+        self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.process = None
+
+
+@dataclass
+class HubThread(RunningHub):
+    """A hub in a thread of this process, behind a real socket: quick to start."""
+
+    limits: HubLimits = field(default_factory=HubLimits)
+    server: Any = None
+    thread: threading.Thread | None = None
+
+    def start(self) -> HubThread:
+        """Start it and wait until it listens."""
+        hub = build_hub(
+            self.database, self.store, identify_by(KEYS), secret=b"s" * 32, limits=self.limits
+        )
+        config = uvicorn.Config(create_app(hub), port=self.port, log_level="warning")
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            assert self.thread.is_alive(), "the hub did not start"
+            time.sleep(0.005)
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+        return self
+
+    def stop(self) -> None:
+        """End it."""
+        if self.thread is not None:
+            self.server.should_exit = True
+            self.thread.join(20)
+            self.thread = None
+
+
 @pytest.fixture
 def start_hub(tmp_path: Path, sqlite_url: str) -> Iterator[Callable[..., HubProcess]]:
     """Start hubs on a fresh SQLite database (or a given one); they end with the test."""
@@ -151,6 +194,17 @@ def start_hub(tmp_path: Path, sqlite_url: str) -> Iterator[Callable[..., HubProc
 
 
 @pytest.fixture
-def hub(start_hub: Callable[..., HubProcess]) -> HubProcess:
-    """A hub with the default limits."""
-    return start_hub()
+def thread_hub(tmp_path: Path, sqlite_url: str) -> Iterator[Callable[..., HubThread]]:
+    """Start hubs with given limits in this process; they end with the test."""
+    running: list[HubThread] = []
+
+    def start(**limits: int) -> HubThread:
+        folder = tmp_path / "hub"
+        folder.mkdir(exist_ok=True)
+        running.append(HubThread(folder, Database(sqlite_url), limits=HubLimits(**limits)))
+        return running[-1].start()
+
+    yield start
+    for hub in running:
+        hub.stop()
+        hub.database.dispose()
