@@ -8,8 +8,11 @@ import typer
 from sqlmodel import Session
 
 from catalog.ground.clock import DAY_US, now_us, to_iso
+from catalog.ground.units import format_yuan, parse_yuan
 from marketplace.cli.output import Format, FormatOption, say, show
-from marketplace.members.keys import create_key, list_keys, organisation, revoke_key
+from marketplace.members.keys import create_key, list_keys, revoke_key
+from marketplace.members.organisations import organisation
+from marketplace.members.projects import project as find_project
 from marketplace.members.tables import ApiKey, Organisation
 from marketplace.settings import Settings
 
@@ -21,7 +24,13 @@ def create(
     org: Annotated[str, typer.Argument(help="the organisation's slug")],
     name: Annotated[str, typer.Option(help="what the key is for")] = "key",
     listing: Annotated[list[str] | None, typer.Option(help="only these models (repeat)")] = None,
+    member: Annotated[str, typer.Option(help="whose key it is; its role decides")] = "",
+    project: Annotated[str | None, typer.Option(help="what its spending counts for")] = None,
+    daily: Annotated[str | None, typer.Option(help="yuan it may spend a Beijing day")] = None,
+    monthly: Annotated[str | None, typer.Option(help="yuan it may spend a Beijing month")] = None,
+    cidr: Annotated[list[str] | None, typer.Option(help="only from this network (repeat)")] = None,
     rpm: Annotated[int | None, typer.Option(min=1, help="requests per minute")] = None,
+    tpm: Annotated[int | None, typer.Option(min=1, help="tokens per minute")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="calls at once")] = None,
     days: Annotated[int | None, typer.Option(min=1, help="expires after so many days")] = None,
     operator: Annotated[bool, typer.Option(help="may operate the marketplace")] = False,
@@ -30,14 +39,21 @@ def create(
     """Make a key. Its secret is printed once; only its hash is kept."""
     at_us = now_us()
     with Settings().database.session() as session:
+        org_id = organisation(session, org).id
         key, secret = create_key(
             session,
-            organisation(session, org).id,
+            org_id,
             name,
             at_us,
             operator=operator,
+            member=member,
+            project_id="" if project is None else find_project(session, org_id, project).id,
             listings=listing,
+            cidrs=cidr or (),
+            daily_u=None if daily is None else parse_yuan(daily),
+            monthly_u=None if monthly is None else parse_yuan(monthly),
             rpm=rpm,
+            tpm=tpm,
             concurrency=concurrency,
             expires_at_us=None if days is None else at_us + days * DAY_US,
         )
@@ -69,7 +85,14 @@ def _row(session: Session, key: ApiKey) -> dict[str, object]:
         "id": key.id,
         "organisation": session.get_one(Organisation, key.org_id).slug,
         "name": key.name,
+        "member": key.member,
+        "daily": _yuan(key.daily_u),
+        "monthly": _yuan(key.monthly_u),
         "prefix": key.prefix + "…",
         "state": state,
         "created": to_iso(key.created_at_us),
     }
+
+
+def _yuan(amount_u: int | None) -> str:
+    return "" if amount_u is None else format_yuan(amount_u)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from marketplace.cli import keys, ledger, organisations, run, serve, usage, vouchers
+from marketplace.cli import keys, ledger, members, organisations, run, serve, usage, vouchers
 
 app = typer.Typer(
     name="tokenmart",
@@ -17,6 +17,8 @@ app.command("up")(run.up)
 app.command("init")(run.init)
 app.command("usage")(usage.usage)
 app.add_typer(organisations.app, name="org")
+app.add_typer(members.app, name="member")
+app.add_typer(members.project_app, name="project")
 app.add_typer(keys.app, name="key")
 app.add_typer(vouchers.app, name="voucher")
 app.add_typer(ledger.app, name="ledger")

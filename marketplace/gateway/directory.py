@@ -27,6 +27,7 @@ from marketplace.ledger.accounts import open_account
 from marketplace.ledger.chart import Rule, owner_unsettled, wallet
 from marketplace.members.keys import MARKER as KEYS
 from marketplace.members.keys import digest
+from marketplace.members.markers import FACTS
 from marketplace.members.tables import ApiKey, Organisation
 from marketplace.prices.components import Components
 from marketplace.prices.service import MARKER as PRICES
@@ -187,6 +188,7 @@ class Directory:
             PRICES: (self._listings,),
             ENDPOINTS: (self._listings,),
             VOUCHERS: (self._ladders,),
+            FACTS: (self._ladders,),
         }
         self._versions: dict[str, int] = {}
 

@@ -1,8 +1,12 @@
-"""Make, list, find and revoke keys. The secret is shown once and never stored."""
+"""Make, list, find and revoke keys. The secret is shown once and never stored.
+
+A key's limits stand as they were made: another limit is another key.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import secrets
 from collections.abc import Sequence
@@ -12,37 +16,30 @@ from sqlmodel import Session, col, select
 from catalog.ground.errors import BadRequest, NotFound
 from catalog.ground.ids import new_id
 from catalog.ground.marker import raise_marker
-from marketplace.members.tables import ApiKey, Organisation
+from marketplace.members.markers import KEYS
+from marketplace.members.organisations import create_organisation, organisation
+from marketplace.members.people import CALLERS, role_of
+from marketplace.members.tables import ApiKey
+
+__all__ = [
+    "MARKER",
+    "PREFIX",
+    "create_key",
+    "create_organisation",
+    "digest",
+    "list_keys",
+    "organisation",
+    "revoke_key",
+]
 
 PREFIX = "tm-"
-MARKER = "keys"
-"""Name of the change marker that tells gateways to look again."""
+MARKER = KEYS
 _SHOWN = 10
 
 
 def digest(secret: str) -> str:
     """Return what is stored of a key: SHA-256, hex. 256 random bits need no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def organisation(session: Session, slug: str) -> Organisation:
-    """Return the organisation called `slug`; `NotFound` otherwise."""
-    found = session.exec(select(Organisation).where(Organisation.slug == slug)).first()
-    if found is None:
-        raise NotFound(f"There is no organisation {slug!r}.", rule="organisation.exists")
-    return found
-
-
-def create_organisation(
-    session: Session, slug: str, name: str, at_us: int, uscc: str | None = None
-) -> Organisation:
-    """Add an organisation; a slug that is taken is refused."""
-    if session.exec(select(Organisation.id).where(Organisation.slug == slug)).first():
-        raise BadRequest(f"The name {slug!r} is taken.", rule="organisation.slug_unique")
-    made = Organisation(id=new_id("org"), slug=slug, name=name, uscc=uscc, created_at_us=at_us)
-    session.add(made)
-    session.flush()
-    return made
 
 
 def create_key(
@@ -52,24 +49,43 @@ def create_key(
     at_us: int,
     *,
     operator: bool = False,
+    member: str = "",
+    project_id: str = "",
     listings: Sequence[str] | None = None,
+    cidrs: Sequence[str] = (),
     rpm: int | None = None,
+    tpm: int | None = None,
     concurrency: int | None = None,
+    daily_u: int | None = None,
+    monthly_u: int | None = None,
     expires_at_us: int | None = None,
     secret: str | None = None,
 ) -> tuple[ApiKey, str]:
-    """Return the new key and its secret (`tm-` and 43 characters), which cannot be read again."""
+    """Return the new key and its secret (`tm-` and 43 characters), which cannot be read again.
+
+    `member` must be one of the organisation's; the key of one whose role may not call (finance,
+    auditor) may call nothing and read everything. `daily_u` and `monthly_u`: micro-yuan per Beijing
+    day and month.
+    """
+    if member:
+        listings = _callable_by(session, org_id, member, listings)
     secret = secret or PREFIX + secrets.token_urlsafe(32)
     key = ApiKey(
         id=new_id("key"),
         org_id=org_id,
+        project_id=project_id,
+        member=member,
         name=name,
         prefix=secret[:_SHOWN],
         sha256=digest(secret),
         operator=operator,
         listings=None if listings is None else json.dumps(list(listings)),
+        cidrs=json.dumps([_network(cidr) for cidr in cidrs]) if cidrs else None,
         rpm=rpm,
+        tpm=tpm,
         concurrency=concurrency,
+        daily_u=daily_u,
+        monthly_u=monthly_u,
         expires_at_us=expires_at_us,
         created_at_us=at_us,
     )
@@ -105,3 +121,29 @@ def revoke_key(session: Session, key_id: str, at_us: int) -> ApiKey:
         session.flush()
         raise_marker(session, MARKER)
     return key
+
+
+def _callable_by(
+    session: Session, org_id: str, member: str, listings: Sequence[str] | None
+) -> Sequence[str] | None:
+    role = role_of(session, org_id, member)
+    if role is None:
+        raise BadRequest(
+            f"{member!r} is not a member of this organisation.",
+            rule="key.member",
+            param="member",
+            remedy="Add the member first: tokenmart member add.",
+        )
+    return listings if role in CALLERS else ()
+
+
+def _network(cidr: str) -> str:
+    try:
+        return str(ipaddress.ip_network(cidr, strict=False))
+    except ValueError:
+        raise BadRequest(
+            f"{cidr!r} is not a network.",
+            rule="key.cidrs",
+            param="cidr",
+            remedy="Write it like 10.0.0.0/8 or 2001:db8::/32.",
+        ) from None

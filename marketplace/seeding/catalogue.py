@@ -16,7 +16,9 @@ from catalog.listings.schemas import ListingDraft
 from catalog.listings.service import create, move
 from catalog.listings.states import Part
 from catalog.listings.tables import Listing
-from marketplace.members.keys import create_key, create_organisation
+from marketplace.members.keys import create_key
+from marketplace.members.organisations import create_organisation
+from marketplace.members.people import add_member
 from marketplace.members.tables import Organisation
 from marketplace.prices.components import Components
 from marketplace.prices.service import publish_price
@@ -54,7 +56,7 @@ def seed_marketplace(settings: Settings) -> Seeded:
         at_us = now_us()
         if demo is None:
             demo = _seed(session, settings, at_us)
-        _, secret = create_key(session, demo.id, "demo", at_us)
+        _, secret = create_key(session, demo.id, "demo", at_us, member=DEMO)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         kept.touch(mode=0o600)
         kept.write_text(secret + "\n")
@@ -64,6 +66,7 @@ def seed_marketplace(settings: Settings) -> Seeded:
 def _seed(session: Session, settings: Settings, at_us: int) -> Organisation:
     platform = create_organisation(session, "tokenmart", "TokenMart", at_us)
     demo = create_organisation(session, DEMO, "示例一人公司 Demo OPC", at_us)
+    add_member(session, demo.id, DEMO, "owner", "seed", at_us)
     _list_seed_model(session, platform.id)
     publish_price(session, SEED_SLUG, _PRICE, 0, "seed", "first price", at_us)
     made = publish(session, starter(), "seed", at_us)

@@ -25,13 +25,12 @@ from marketplace.ledger.chart import (
 )
 from marketplace.ledger.chart import grant as grant_code
 from marketplace.ledger.operations import Entry, Post
-from marketplace.members.tables import Organisation
+from marketplace.vouchers.knowledge import facts_of, org_facts
 from marketplace.vouchers.ladder import Ladder
 from marketplace.vouchers.rules import Issued, load
 from marketplace.vouchers.rules import Programme as Sealed
 from marketplace.vouchers.split import drawn
 from marketplace.vouchers.tables import Funder, Grant, Programme, ProgrammeFunder
-from marketplace.vouchers.terms import QUOTA_CLASS, RELATED_PARTY, SELF_OWNED, Facts
 from marketplace.vouchers.waterfall import build_ladder
 
 MARKER = "vouchers"
@@ -240,31 +239,18 @@ def ladder_for(
             sinks[grant.account_id] = open_account(
                 session, reimburse_due(org_id), Rule.DEBITS_WITHIN_CREDITS
             )
-    facts = facts_of(session, org_id, listing, free=free)
+    known = facts_of(session, org_id, listing, at_us, free=free)
     ladder = build_ladder(
         terms,
-        facts,
+        known.facts,
         wallet_account_id=None if free else wallet_id,
         at_us=at_us,
         vouchers=not free,
     )
     ends = [midnight_after_us(at_us), at_us + LONGEST_US, *(t.expires_at_us for t in terms)]
+    if known.changes_at_us is not None:
+        ends.append(known.changes_at_us)
     return Payers(ladder, sinks, min(ends))
-
-
-def facts_of(
-    session: Session, org_id: str, listing: CallableListing, *, free: bool = False
-) -> Facts:
-    """Return what is known of the caller and the listing."""
-    org = session.get_one(Organisation, org_id)
-    return {
-        "org.status": org.status,
-        "listing.kind": listing.kind,
-        "listing.charge": "tokens",
-        SELF_OWNED: listing.owner_org == org_id,
-        RELATED_PARTY: listing.owner_org == org_id,
-        QUOTA_CLASS: "free" if free else "default",
-    }
 
 
 def _sealed(session: Session, programme_id: str) -> Sealed:
@@ -274,11 +260,12 @@ def _sealed(session: Session, programme_id: str) -> Sealed:
 def _ensure_quotas(session: Session, org_id: str, at_us: int) -> dict[str, Sealed]:
     """Issue this window's free quotas to the organisation; returns their programmes, sealed."""
     found = {}
+    facts = org_facts(session, org_id, at_us).facts
     published = session.exec(select(Programme).where(Programme.state == "published")).all()
     for made in published:
         sealed = load(made.rules)
         quota = sealed.rules.quota
-        if quota is None or sealed.admit({"org.status": "active"}, at_us):
+        if quota is None or sealed.admit(facts, at_us):
             continue
         found[made.id] = sealed
         window, end_us = quota_window(quota.recurrence, at_us)
