@@ -6,11 +6,13 @@ closing `[DONE]`; the text of the model passes through as it came.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 DONE = b"data: [DONE]"
 _USAGE = b'"usage":{'
 _SPACED_USAGE = b'"usage": {'
+_FLAT = re.compile(rb"(?:[^{}]|\{[^{}]*\})*")
 _NO_CHOICES = (b'"choices":[]', b'"choices": []')
 
 
@@ -68,8 +70,7 @@ def without_usage(event: bytes) -> bytes:
     start = event.rfind(b',"usage":{')
     if start < 0 or not event.endswith(b"}}"):
         return event
-    # What follows must be the usage object alone: nested details close inside it.
-    inner = event[start + 10 : -2]
-    if inner.count(b"{") != inner.count(b"}"):
+    # What follows must be the usage object alone, details of one level inside it.
+    if _FLAT.fullmatch(event, start + 10, len(event) - 2) is None:
         return event
     return event[:start] + b"}"

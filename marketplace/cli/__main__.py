@@ -1,0 +1,5 @@
+"""`python -m marketplace.cli`: the same as `tokenmart`."""
+
+from marketplace.cli import main
+
+main()

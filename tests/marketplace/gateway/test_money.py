@@ -1,0 +1,129 @@
+"""Exact under concurrency, nothing lost when a process is killed or a client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import openai
+from sqlmodel import select
+from support.market import SEED, TITLE, Market, environment_of, wait_until
+
+from catalog.ground.database import Database
+from marketplace.ledger.tables import Hold, UsageEvent
+from marketplace.ledger.verify import verify
+from marketplace.prices.components import Components
+
+PER_CALL = Components(input_u_per_m=0, output_u_per_m=0, request_u=10_000)
+MESSAGES = [{"role": "user", "content": TITLE}]
+
+
+def test_64_calls_at_once_on_money_for_10_serve_10(market: Market) -> None:
+    slug = market.listing(PER_CALL)
+    org_id, key = market.organisation(voucher_u=100_000)
+
+    async def one(client: openai.AsyncOpenAI) -> str:
+        try:
+            await client.chat.completions.create(model=slug, messages=MESSAGES, max_tokens=4)
+        except openai.APIStatusError as error:
+            told = error.response.json()["error"]
+            assert told["required_u"] == 10_000
+            return f"{error.status_code} {told['code']}"
+        return "served"
+
+    async def race() -> Counter[str]:
+        async with openai.AsyncOpenAI(
+            base_url=f"{market.url}/v1", api_key=key, max_retries=0, timeout=60
+        ) as client:
+            return Counter(await asyncio.gather(*(one(client) for _ in range(64))))
+
+    assert asyncio.run(race()) == {"served": 10, "402 insufficient_quota": 54}
+    database = market.database
+    with database.reading() as session:
+        events = session.exec(select(UsageEvent).where(UsageEvent.org_id == org_id)).all()
+    database.dispose()
+    assert [event.cost_u for event in events] == [10_000] * 10
+
+
+def test_a_client_that_leaves_stops_the_engine_and_pays_for_what_was_made(market: Market) -> None:
+    org_id, key = market.organisation(voucher_u=5_000_000)
+    before = market.metric("tokenmart_engine_generation_tokens_total")
+    where = urlsplit(market.url)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port)
+    fields = {"stream": True, "max_tokens": 200, "ignore_eos": True, "temperature": 0}
+    asked = json.dumps({"model": SEED, "messages": MESSAGES} | fields)
+    connection.request("POST", "/v1/chat/completions", asked, {"authorization": f"Bearer {key}"})
+    answer = connection.getresponse()
+    seen = 0
+    while seen < 5:
+        seen += answer.fp.readline().startswith(b"data:")
+    answer.close()
+    connection.close()
+    events: list[UsageEvent] = []
+
+    def settled() -> bool:
+        with database.reading() as session:
+            events[:] = session.exec(select(UsageEvent).where(UsageEvent.org_id == org_id)).all()
+        return bool(events)
+
+    database = market.database
+    wait_until(settled)
+    database.dispose()
+    (event,) = events
+    assert event.outcome == "cancelled"
+    assert 5 <= event.output < 200
+    made = market.metric("tokenmart_engine_generation_tokens_total") - before
+    assert event.output <= made < 200
+
+
+def test_sigkill_in_the_middle_of_calls_leaves_a_ledger_that_verifies(
+    database_url: str, tmp_path: Path
+) -> None:
+    environment = environment_of(tmp_path, database_url, TOKENMART_HOLD_TTL_S="5")
+    market = Market(tmp_path, database_url, environment)
+    market.start()
+    _, key = market.organisation(voucher_u=50_000_000)
+    delivered = Counter[str]()
+
+    def caller() -> None:
+        with openai.OpenAI(
+            base_url=f"{market.url}/v1", api_key=key, max_retries=0, timeout=30
+        ) as client:
+            while True:
+                try:
+                    client.chat.completions.create(model=SEED, messages=MESSAGES, max_tokens=24)
+                except openai.APIError:
+                    return
+                delivered["answers"] += 1
+
+    threads = [threading.Thread(target=caller) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.5)
+    market.kill()
+    for thread in threads:
+        thread.join()
+    database = Database(database_url)
+    with database.reading() as session:
+        held = session.exec(select(Hold)).all()
+        settled = len(session.exec(select(UsageEvent)).all())
+    report = verify(database)
+    assert report.problems == []
+    assert report.open_holds == len(held) > 0
+    assert delivered["answers"] <= settled
+    market.start()
+
+    def returned() -> bool:
+        with database.reading() as session:
+            return not session.exec(select(Hold)).all()
+
+    wait_until(returned, 15)
+    assert verify(database).problems == []
+    database.dispose()
+    market.stop()
