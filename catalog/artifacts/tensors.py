@@ -16,7 +16,6 @@ from sqlalchemy import exists
 from sqlmodel import Session, col, select
 
 from catalog.artifacts.scrub import digest_of
-from catalog.artifacts.sql import insert_missing
 from catalog.artifacts.store import ArtifactStore, BlobReader
 from catalog.artifacts.tables import Tensor
 from catalog.ground.errors import BadRequest
@@ -122,15 +121,18 @@ def _check_layout(path: str, tensors: list[TensorFacts], start: int, size_bytes:
         raise _bad(path, f"its tensors end at byte {start} and the file at {size_bytes}")
 
 
-def index_tensors(session: Session, store: ArtifactStore, sha256: str, path: str) -> None:
-    """Write the digest of every tensor of an artifact; a second time it only looks.
+def is_indexed(session: Session, sha256: str) -> bool:
+    """Tell whether the tensors of an artifact are in the index."""
+    return bool(session.scalar(select(exists().where(col(Tensor.sha256) == sha256))))
 
-    Reads the whole file once (about a second per GB), so call it in a job step, not in a request.
+
+def tensor_rows(store: ArtifactStore, sha256: str, path: str) -> list[dict[str, object]]:
+    """Return the index rows of an artifact, every tensor hashed.
+
+    Reads the whole file once (about a second per GB), so call it in a job step and not in a transaction.
     """
-    if session.scalar(select(exists().where(col(Tensor.sha256) == sha256))):
-        return
     with store.open(sha256) as reader:
-        rows = [
+        return [
             {
                 "sha256": sha256,
                 "name": tensor.name[:512],
@@ -142,4 +144,3 @@ def index_tensors(session: Session, store: ArtifactStore, sha256: str, path: str
             }
             for tensor in read_header(reader, path).tensors
         ]
-    insert_missing(session, Tensor, rows)

@@ -68,8 +68,8 @@ def target_ref(session: Session, repo: Repo, revision: str, request: CommitReque
     ref = refs.find_ref(session, repo, revision, lock=True)
     if ref is None:
         raise refs.revision_not_found(revision)
-    if ref.name.startswith("refs/tags/"):
-        raise BadRequest(f"{revision} is a tag; tags do not move.", rule="hub.refs")
+    if not ref.name.startswith(("refs/heads/", "refs/pr/")):
+        raise BadRequest(f"{revision} does not move: commit to a branch.", rule="hub.refs")
     if request.parent is not None and not ref.commit_oid.startswith(request.parent):
         raise PreconditionFailed(
             f"{revision} has moved: its head is {ref.commit_oid}, not {request.parent}.",

@@ -29,7 +29,8 @@ def _refs(hub: Hub, request: Request, ns: str, name: str) -> Response:
         found = refs.list_refs(session, repo)
     groups: dict[str, list[dict[str, Any]]] = {"heads": [], "tags": [], "pr": []}
     for ref in found:
-        groups[ref.name.split("/")[1]].append(wire.ref_item(ref))
+        # refs/releases/* hold releases fast; the clients know no such kind.
+        groups.setdefault(ref.name.split("/")[1], []).append(wire.ref_item(ref))
     document = {"branches": groups["heads"], "converts": [], "tags": groups["tags"]}
     if flag(request.query_params.get("include_prs")):
         document["pullRequests"] = groups["pr"]

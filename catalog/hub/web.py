@@ -90,7 +90,7 @@ def raw_segments(request: Request) -> list[str]:
         raise BadRequest("The path is not percent-encoded UTF-8.", rule="hub.paths") from None
 
 
-_SPELLED_OUT = ("heads", "tags", "pr", "convert")
+_SPELLED_OUT = ("heads", "tags", "pr", "convert", "releases")
 
 
 def revision_and_path(request: Request, first: int) -> tuple[str, str]:
