@@ -37,6 +37,7 @@ def operate(source: Path, target: Path, layers: int, head_size: int) -> None:
     _drop_dead_nodes(graph, ["logits"])
     if len(_attentions(graph)) != layers:
         raise _unfit("its logits do not depend on every layer")
+    _halve_embedding(graph)
     _declare_inputs(graph)
     _fix_shapes(graph, head_size)
     model.ir_version = IR_VERSION
@@ -114,6 +115,34 @@ def _drop_dead_nodes(graph: Any, wanted: list[str]) -> None:
     for item in [item for item in graph.initializer if item.name not in used]:
         graph.initializer.remove(item)
     del graph.value_info[:]
+
+
+def _halve_embedding(graph: Any) -> None:
+    """Keep an unquantised embedding in float16 when that loses nothing (releases in half precision).
+
+    An int8 build has it as float32 beside the quantised output projection: a third of a small model.
+    """
+    import numpy as np
+    import onnx
+
+    weights = {item.name: item for item in graph.initializer}
+    for place, node in enumerate(graph.node):
+        looks_up = node.op_type == "Gather" and node.input[1] == "input_ids"
+        if not looks_up or node.input[0] not in weights:
+            continue
+        weight = weights[node.input[0]]
+        wide = onnx.numpy_helper.to_array(weight)
+        half = wide.astype(np.float16)
+        if wide.dtype != np.float32 or not np.array_equal(half.astype(np.float32), wide):
+            return
+        weight.CopyFrom(onnx.numpy_helper.from_array(half, weight.name))
+        output, narrow = node.output[0], f"{node.output[0]}_half"
+        node.output[0] = narrow
+        widen = onnx.helper.make_node(
+            "Cast", [narrow], [output], name="/model/embed_tokens/Cast", to=onnx.TensorProto.FLOAT
+        )
+        graph.node.insert(place + 1, widen)
+        return
 
 
 def _declare_inputs(graph: Any) -> None:
