@@ -17,10 +17,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from catalog.artifacts.digest import files_digest
 from catalog.artifacts.store import ArtifactStore
 from catalog.hub import cards, summary
 from catalog.hub.trees import Entry
-from catalog.releases.digest import files_digest
 
 SCHEMA_VERSION = 1
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")

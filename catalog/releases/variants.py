@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlmodel import Session, col
 
 from catalog.artifacts import registry
+from catalog.artifacts.digest import files_digest
 from catalog.artifacts.sql import join_writers
 from catalog.artifacts.staging import Staged
 from catalog.artifacts.store import ArtifactStore
@@ -21,7 +22,6 @@ from catalog.ground.errors import BadRequest, Conflict, NotFound
 from catalog.ground.ids import new_id
 from catalog.hub.names import check_path
 from catalog.releases import releases
-from catalog.releases.digest import files_digest
 from catalog.releases.tables import Variant
 
 _PIECE_BYTES = 1 << 20
