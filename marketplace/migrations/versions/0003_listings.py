@@ -1,9 +1,10 @@
-"""Revision 0003_listings: listings, their versions, variants and history, and the change markers."""
+"""Revision 0003_listings: listings, their versions, variants and history, and the search index."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0003_listings"
 down_revision = "0002_hub"
@@ -16,6 +17,11 @@ def upgrade() -> None:
     _create_version_and_variant()
     _create_transition()
     _create_change_marker()
+    _create_search_columns()
+    if op.get_bind().dialect.name == "sqlite":
+        _create_search_text_sqlite()
+    else:
+        _create_search_text_postgresql()
 
 
 def _create_listing() -> None:
@@ -114,9 +120,67 @@ def _create_transition() -> None:
 
 
 def _create_change_marker() -> None:
+    names = ("listings", "search", "search_epoch")
     marker = op.create_table(
         "change_marker",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("version", sa.BigInteger, nullable=False),
     )
-    op.bulk_insert(marker, [{"name": "listings", "version": 0}, {"name": "search", "version": 0}])
+    op.bulk_insert(marker, [{"name": name, "version": 0} for name in names])
+
+
+def _create_search_columns() -> None:
+    op.create_table(
+        "search_doc",
+        sa.Column("doc", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("key", sa.Text, nullable=False, unique=True),
+        sa.Column("visible", sa.SmallInteger, nullable=False),
+        sa.Column("facets", sa.Text, nullable=False),
+        sa.Column("text_digest", sa.Text, nullable=False),
+        sa.Column("popularity", sa.BigInteger, nullable=False),
+        sa.Column("price_u_per_m", sa.BigInteger),
+        sa.Column("output_tokens_per_s", sa.Double),
+        sa.Column("quality_bp", sa.Integer),
+        sa.Column("created_at_us", sa.BigInteger, nullable=False),
+        sa.Column("revision", sa.BigInteger, nullable=False, index=True),
+    )
+    # SQLite counts only in a column that is INTEGER to the letter.
+    counting = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+    op.create_table(
+        "search_term",
+        sa.Column("id", counting, primary_key=True),
+        sa.Column("term", sa.Text, nullable=False, unique=True),
+    )
+
+
+def _create_search_text_sqlite() -> None:
+    op.create_table(
+        "search_text",
+        sa.Column("doc", sa.Integer, primary_key=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("summary", sa.Text, nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+    )
+    # `ascii` takes everything outside ASCII for a letter: we cut the tokens, it only splits at blanks.
+    for where in ("name", "lead", "all"):
+        op.execute(
+            f"CREATE VIRTUAL TABLE search_fts_{where} USING fts5(words,"
+            " content='', columnsize=0, tokenize='ascii')"
+        )
+
+
+def _create_search_text_postgresql() -> None:
+    columns = ("name_words", "lead_words", "all_words")
+    op.create_table(
+        "search_text",
+        sa.Column("doc", sa.Integer, primary_key=True, autoincrement=False),
+        *(sa.Column(name, postgresql.TSVECTOR, nullable=False) for name in columns),
+    )
+    for name in columns:
+        op.create_index(
+            f"ix_search_text_{name}",
+            "search_text",
+            [name],
+            postgresql_using="gin",
+            postgresql_with={"fastupdate": "off"},
+        )
