@@ -64,6 +64,8 @@ class Code(IntEnum):
     REIMBURSE = 23
     MATURE = 24
     """An owner's accrued share becomes payable."""
+    ARCHIVE = 25
+    """Nothing moves: the transfer's id chains the seal of an archive."""
 
 
 CNY = "CNY"
@@ -76,6 +78,8 @@ ROUNDING = "platform:rounding"
 FREE_COST = "platform:free_cost"
 FEE = "platform:fee"
 BANK = "ext:bank"
+DISALLOWED = "platform:disallowed"
+"""What owners and claimants gave back for usage that a funder would not pay."""
 
 WELL_KNOWN = (CLEARING, OVERRUN, ROUNDING, FREE_COST, FEE, BANK)
 """Accounts that every ledger has from the first migration, all of them projections."""
@@ -114,3 +118,38 @@ def quota_used(unit: str) -> str:
 def reimburse_due(org_id: str) -> str:
     """Return the code of what an organisation gets back later (事后奖补)."""
     return f"reimburse_due:{org_id}"
+
+
+def claimable(programme_id: str, funder_id: str) -> str:
+    """Return the code of the contra to a funder's used subsidy: its credits are all that was claimed."""
+    return f"claimable:{programme_id}:{funder_id}"
+
+
+def claimed(programme_id: str, funder_id: str) -> str:
+    """Return the code of what stands in claims that are not yet audited."""
+    return f"claimed:{programme_id}:{funder_id}"
+
+
+def receivable(programme_id: str, funder_id: str) -> str:
+    """Return the code of what a funder has allowed and not yet paid."""
+    return f"receivable:{programme_id}:{funder_id}"
+
+
+def settled(programme_id: str, funder_id: str) -> str:
+    """Return the code of what a funder has paid: the platform's cash by its origin."""
+    return f"settled:{programme_id}:{funder_id}"
+
+
+def disallowed(programme_id: str, funder_id: str) -> str:
+    """Return the code of usage that a funder refused to pay, or paid and took back."""
+    return f"disallowed:{programme_id}:{funder_id}"
+
+
+def owner_available(org_id: str) -> str:
+    """Return the code of what may be paid out to an organisation: matured shares, reimbursements."""
+    return f"owner:{org_id}:available"
+
+
+def owner_paying(org_id: str) -> str:
+    """Return the code of what stands in a payout that has not left the bank yet."""
+    return f"owner:{org_id}:paying"

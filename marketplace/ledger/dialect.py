@@ -85,8 +85,12 @@ class SqliteDialect:
         return list(self._execute(sql, (json.dumps(txs),)).fetchall())
 
     def posted(self, txs: Sequence[str]) -> set[str]:
-        sql = "SELECT tx FROM ledger_transfer WHERE tx IN (SELECT value FROM json_each(?))"
-        return {tx for (tx,) in self._execute(sql, (json.dumps(txs),))}
+        sql = (
+            "SELECT tx FROM ledger_transfer WHERE tx IN (SELECT value FROM json_each(?)) UNION ALL "
+            "SELECT tx FROM ledger_archived_tx WHERE tx IN (SELECT value FROM json_each(?))"
+        )
+        listed = json.dumps(txs)
+        return {tx for (tx,) in self._execute(sql, (listed, listed))}
 
     def settled(self, event_ids: Sequence[str]) -> set[str]:
         sql = "SELECT id FROM usage_event WHERE id IN (SELECT value FROM json_each(?))"
@@ -162,8 +166,11 @@ class PostgresDialect:
         return list(self._cursor.execute(sql, (list(txs),)).fetchall())
 
     def posted(self, txs: Sequence[str]) -> set[str]:
-        sql = "SELECT tx FROM ledger_transfer WHERE tx = ANY(%s)"
-        return {tx for (tx,) in self._cursor.execute(sql, (list(txs),)).fetchall()}
+        sql = (
+            "SELECT tx FROM ledger_transfer WHERE tx = ANY(%s) UNION ALL "
+            "SELECT tx FROM ledger_archived_tx WHERE tx = ANY(%s)"
+        )
+        return {tx for (tx,) in self._cursor.execute(sql, (list(txs), list(txs))).fetchall()}
 
     def settled(self, event_ids: Sequence[str]) -> set[str]:
         sql = "SELECT id FROM usage_event WHERE id = ANY(%s)"

@@ -144,4 +144,60 @@ class UsageEvent(SQLModel, table=True):
     route: str = Field(sa_column=Column(Text, nullable=False))
     request_sha256: str = Field(sa_column=Column(Text, nullable=False))
 
-    __table_args__ = (Index("usage_event_org", "org_id", "ended_at_us"),)
+    __table_args__ = (
+        Index("usage_event_org", "org_id", "ended_at_us"),
+        Index("usage_event_position", "lane", "seq", unique=True),
+    )
+
+
+class Archive(SQLModel, table=True):
+    """A stretch of the journal that went into the file `name` (see `seal`). Never updated.
+
+    `previous` is the seal of the archive before it, `open` the promises that reach over the cut (JSON).
+    """
+
+    __tablename__ = "ledger_archive"
+
+    number: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    name: str = Field(sa_column=Column(Text, nullable=False, unique=True))
+    sha256: str = Field(sa_column=Column(Text, nullable=False))
+    previous: str = Field(sa_column=Column(Text, nullable=False))
+    before_us: int = Field(sa_column=Column(BigInteger, nullable=False))
+    sealed_at_us: int = Field(sa_column=Column(BigInteger, nullable=False))
+    transfers: int = Field(sa_column=Column(BigInteger, nullable=False))
+    events: int = Field(sa_column=Column(BigInteger, nullable=False))
+    open: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class ArchivedLane(SQLModel, table=True):
+    """Where a lane was cut: its last archived batch and row, and the chain's head there."""
+
+    __tablename__ = "ledger_archived_lane"
+    __table_args__ = (Index("ledger_archived_lane_seq", "lane", "last_seq"),)
+
+    archive_id: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    lane: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    last_n: int = Field(sa_column=Column(BigInteger, nullable=False))
+    last_seq: int = Field(sa_column=Column(BigInteger, nullable=False))
+    head: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class Rollup(SQLModel, table=True):
+    """What an archive's rows add up to on one account; `segments` are its posted debits (JSON)."""
+
+    __tablename__ = "ledger_rollup"
+
+    archive_id: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    account_id: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    debits: int = Field(sa_column=Column(BigInteger, nullable=False))
+    credits: int = Field(sa_column=Column(BigInteger, nullable=False))
+    segments: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class ArchivedTx(SQLModel, table=True):
+    """The id of an archived one-phase post, kept so that sending it again still changes nothing."""
+
+    __tablename__ = "ledger_archived_tx"
+
+    tx: str = Field(sa_column=Column(Text, primary_key=True))
+    archive_id: int = Field(sa_column=Column(Integer, nullable=False))

@@ -1,35 +1,37 @@
 """Prove the ledger from its journal alone: replay every row, compare every balance, walk every chain.
 
 Works on a running database (it reads one snapshot) and on a copy. Nothing is repaired: a ledger that is
-off is stopped and looked at by people.
+off is stopped and looked at by people. What went into archives is proven from their sealed totals, or,
+given the archive files, from their rows.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from heapq import merge
-from typing import Any
+from pathlib import Path
 
 from sqlalchemy import Connection, text
 
 from catalog.ground.database import Database
-from marketplace.ledger.chain import GENESIS, batch_sha256
-from marketplace.ledger.chart import CLEARING, Kind, Rule
-from marketplace.ledger.dialect import USAGE_COLUMNS
-
-_TRANSFERS = (
-    "SELECT lane, seq, tx, leg, kind, code, debit_id, credit_id, amount, debit_total, at_us "
-    "FROM ledger_transfer ORDER BY lane, seq"
-)
-_EVENTS = f"SELECT lane, seq, {', '.join(USAGE_COLUMNS)} FROM usage_event ORDER BY lane, seq"
-_BATCHES = "SELECT lane, n, first_seq, last_seq, sha256 FROM ledger_batch ORDER BY lane, n"
-_PAID = [USAGE_COLUMNS.index(name) for name in ("wallet_u", "voucher_u", "free_u", "overrun_u")]
-_COST = USAGE_COLUMNS.index("cost_u")
-_PAGE = 2_000
+from marketplace.ledger.archive_file import read_archive
+from marketplace.ledger.chain import GENESIS
+from marketplace.ledger.chart import Rule
+from marketplace.ledger.groups import Stray, archived_through, live_groups
+from marketplace.ledger.replay import AccountRow, Recost, Replay, account_rows
+from marketplace.ledger.seal import Sealed, recompute_rollup, sealed_archives
 
 Progress = Callable[[int], None]
+Check = Callable[[Connection], Iterable[str]]
+"""Something else that must hold in the same snapshot, such as a programme's budget; yields problems."""
+
+ACCOUNTS = (
+    "SELECT id, code, unit, rule, dr_pending, dr_posted, cr_pending, cr_posted FROM ledger_account"
+)
+_EVERY = 64
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Report:
     batches: int = 0
     accounts: int = 0
     open_holds: int = 0
+    archives: int = 0
     seconds: float = 0.0
     heads: dict[str, str] = field(default_factory=dict)
     """The newest link of each lane's chain, by the lane's name."""
@@ -52,161 +55,144 @@ class Report:
         return (self.transfers + self.events) / self.seconds if self.seconds else 0.0
 
 
-def verify(database: Database, progress: Progress = lambda _rows: None) -> Report:
-    """Replay the journal and return what is off. `progress` is told the rows done so far."""
-    report = Report()
-    started = time.perf_counter()
+@contextmanager
+def snapshot(database: Database) -> Iterator[Connection]:
+    """Yield a connection that sees one state of the database, whoever writes meanwhile."""
     engine = database.engine.execution_options(readonly=True)
     if database.kind == "postgresql":
         engine = engine.execution_options(isolation_level="REPEATABLE READ")
     with engine.connect() as connection:
-        replay = _Replay(report)
-        _walk_chains(connection, report, replay, progress)
-        replay.compare(connection)
-    report.seconds = time.perf_counter() - started
-    return report
+        yield connection
+        connection.rollback()
 
 
-def _rows(connection: Connection, sql: str) -> Iterator[Any]:
-    result = connection.execution_options(yield_per=_PAGE).execute(text(sql))
-    yield from result
+def verify(
+    database: Database,
+    progress: Progress = lambda _rows: None,
+    *,
+    recost: Recost | None = None,
+    checks: Sequence[Check] = (),
+    archive_dir: Path | None = None,
+) -> Report:
+    """Replay the journal and return what is off. `progress` is told the rows done so far.
 
-
-def _walk_chains(
-    connection: Connection, report: Report, replay: _Replay, progress: Progress
-) -> None:
-    journal = merge(
-        (("t", *row) for row in _rows(connection, _TRANSFERS)),
-        (("u", *row) for row in _rows(connection, _EVENTS)),
-        key=lambda row: (row[1], row[2]),
-    )
-    lanes = {
-        row.id: row
-        for row in connection.execute(text("SELECT id, name, next_seq, head FROM ledger_lane"))
-    }
-    heads: dict[int, str] = dict.fromkeys(lanes, GENESIS)
-    expected_seq: dict[int, int] = dict.fromkeys(lanes, 1)
-    row = next(journal, None)
-    for lane, n, first_seq, last_seq, sha256 in _rows(connection, _BATCHES):
-        report.batches += 1
-        if first_seq != expected_seq.get(lane):
-            report.problems.append(f"lane {lane} batch {n}: rows are missing before {first_seq}")
-        chained = []
-        while row is not None and (row[1], row[2]) <= (lane, last_seq):
-            chained.append(_chained(row))
-            replay.take(row)
-            row = next(journal, None)
-        if len(chained) != last_seq - first_seq + 1:
-            report.problems.append(f"lane {lane} batch {n}: {len(chained)} rows are there")
-        if batch_sha256(heads.get(lane, GENESIS), chained) != sha256:
-            report.problems.append(f"lane {lane} batch {n}: the hash chain is broken")
-        heads[lane] = sha256
-        expected_seq[lane] = last_seq + 1
-        progress(report.transfers + report.events)
-    while row is not None:
-        report.problems.append(f"lane {row[1]} row {row[2]}: belongs to no batch")
-        replay.take(row)
-        row = next(journal, None)
-    for lane_id, lane in lanes.items():
-        report.heads[lane.name] = heads[lane_id]
-        if lane.head != heads[lane_id] or lane.next_seq != expected_seq[lane_id]:
-            report.problems.append(f"lane {lane_id} ({lane.name}): its head is not its last batch")
-
-
-def _chained(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the row's fields as `chain.batch_sha256` covers them."""
-    if row[0] == "t":
-        return row[2:]
-    return (*row[3:], row[2])
-
-
-class _Replay:
-    """Balances, open promises and the clearing account, recomputed row by row."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._posted: dict[int, list[int]] = {}
-        self._pending: dict[tuple[str, int], list[Any]] = {}
-        self._ended_first: dict[tuple[str, int], tuple[int, int]] = {}
-        self._through: dict[str, dict[int, int]] = {}
-
-    def take(self, row: tuple[Any, ...]) -> None:
-        if row[0] == "u":
-            self._event(row[3:])
-        else:
-            self._transfer(*row[3:])
-
-    def _event(self, event: tuple[Any, ...]) -> None:
-        self._report.events += 1
-        if sum(event[i] for i in _PAID) != event[_COST]:
-            self._report.problems.append(f"event {event[0]}: its parts do not sum to its cost")
-
-    def _transfer(
-        self,
-        tx: str,
-        leg: int,
-        kind: int,
-        _code: int,
-        debit_id: int,
-        credit_id: int,
-        amount: int,
-        _debit_total: int | None,
-        _at_us: int,
-    ) -> None:
-        self._report.transfers += 1
-        key = (tx, leg)
-        if kind == Kind.PENDING:
-            self._pending[key] = [debit_id, amount]
-            if key in self._ended_first:
-                self._end(key, *self._ended_first.pop(key))
-            return
-        if kind in (Kind.POST, Kind.VOID, Kind.EXPIRE):
-            ended = (debit_id, amount)
-            if key in self._pending:
-                self._end(key, *ended)
-            else:
-                # Another lane may have ended it: its row comes later in this order.
-                self._ended_first[key] = ended
-        if kind in (Kind.POSTED, Kind.POST):
-            self._posted.setdefault(debit_id, [0, 0])[0] += amount
-            self._posted.setdefault(credit_id, [0, 0])[1] += amount
-
-    def _end(self, key: tuple[str, int], debit_id: int, amount: int) -> None:
-        account_id, promised = self._pending.pop(key)
-        if account_id != debit_id or amount > promised:
-            self._report.problems.append(f"{key[0]} leg {key[1]}: ended otherwise than promised")
-
-    def compare(self, connection: Connection) -> None:
-        """Hold the replay against the account and hold rows of the same snapshot."""
-        problems = self._report.problems
-        problems += [f"{tx} leg {leg}: ended without a promise" for tx, leg in self._ended_first]
-        pending: dict[int, int] = {}
-        for account_id, amount in self._pending.values():
-            pending[account_id] = pending.get(account_id, 0) + amount
-        for account in _rows(
-            connection,
-            "SELECT id, code, rule, dr_pending, dr_posted, cr_pending, cr_posted FROM ledger_account",
-        ):
-            self._report.accounts += 1
-            debits, credits = self._posted.get(account.id, [0, 0])
-            if account.code == CLEARING and debits != credits:
-                problems.append(f"clearing is off by {credits - debits}")
-            if account.rule == Rule.PROJECTION:
+    `recost` recomputes each event's cost, `checks` look at other tables in the same snapshot, and
+    `archive_dir` holds the archive files, whose rows are then replayed before the database's.
+    """
+    started = time.perf_counter()
+    with snapshot(database) as connection:
+        accounts = account_rows(connection.execute(text(ACCOUNTS)))
+        replay = Replay(accounts, recost)
+        archives = sealed_archives(connection)
+        _begin(connection, replay, archives, archive_dir, progress)
+        for number, group in enumerate(live_groups(connection)):
+            if isinstance(group, Stray):
+                replay.problem(f"lane {group.lane} row {group.seq}: belongs to no batch")
                 continue
-            told = (account.dr_pending, account.dr_posted, account.cr_posted)
-            replayed = (pending.get(account.id, 0), debits, credits)
-            if told != replayed:
-                problems.append(f"{account.code}: its row says {told}, the journal {replayed}")
-        self._compare_holds(connection)
+            replay.take(group)
+            if number % _EVERY == 0:
+                progress(replay.transfers + replay.events)
+        heads = _compare_lanes(connection, replay)
+        _compare_accounts(replay, accounts)
+        open_holds = _compare_holds(connection, replay)
+        for check in checks:
+            for words in check(connection):
+                replay.problem(words)
+    return Report(
+        problems=replay.problems,
+        transfers=replay.transfers,
+        events=replay.events,
+        batches=replay.batches,
+        accounts=len(accounts),
+        open_holds=open_holds,
+        archives=len(archives),
+        seconds=time.perf_counter() - started,
+        heads=heads,
+    )
 
-    def _compare_holds(self, connection: Connection) -> None:
-        promised = {tx for tx, _ in self._pending}
-        rows = connection.execute(text("SELECT tx, legs FROM ledger_hold"))
-        holds = {row.tx: row.legs for row in rows}
-        self._report.open_holds = len(holds)
-        self._report.problems += [f"{tx}: promised, but no hold" for tx in promised - holds.keys()]
-        self._report.problems += [
-            f"{tx}: a hold without its promise"
-            for tx, legs in holds.items()
-            if tx not in promised and legs != "[]"
-        ]
+
+def _begin(
+    connection: Connection,
+    replay: Replay,
+    archives: list[Sealed],
+    folder: Path | None,
+    progress: Progress,
+) -> None:
+    """Bring the replay to where the database's own rows begin."""
+    for archive in archives:
+        if not archive.is_chained(connection):
+            replay.problem(f"archive {archive.name}: its seal is not in the journal")
+        if folder is None:
+            archive.begin(replay)
+            continue
+        for group in read_archive(folder / archive.name, archive.sha256):
+            replay.take(group)
+            progress(replay.transfers + replay.events)
+        for words in recompute_rollup(replay, archives[: archives.index(archive) + 1]):
+            replay.problem(f"archive {archive.name}: {words}")
+    for lane, (n, seq, head) in archived_through(connection).items():
+        if folder is None:
+            replay.resume(lane, n, seq, head)
+        elif (replay.next_n.get(lane), replay.heads.get(lane)) != (n + 1, head):
+            replay.problem(f"lane {lane}: its archives end at another batch than the database says")
+
+
+def _compare_lanes(connection: Connection, replay: Replay) -> dict[str, str]:
+    heads = {}
+    lanes = connection.execute(text("SELECT id, name, next_seq, next_batch, head FROM ledger_lane"))
+    for lane, name, next_seq, next_n, head in lanes:
+        heads[name] = replay.heads.get(lane, GENESIS)
+        found = (replay.next_seq.get(lane, 1), replay.next_n.get(lane, 1), heads[name])
+        if found != (next_seq, next_n, head):
+            replay.problem(f"lane {lane} ({name}): its head is not its last batch")
+    return heads
+
+
+def _compare_accounts(replay: Replay, accounts: dict[int, AccountRow]) -> None:
+    for tx, leg in replay.ended_first:
+        replay.problem(f"{tx} leg {leg}: ended without a promise")
+    pending: dict[int, int] = {}
+    for account_id, amount in replay.promised.values():
+        pending[account_id] = pending.get(account_id, 0) + amount
+    by_unit: dict[str, int] = {}
+    for account_id in replay.debits.keys() | replay.credits.keys() | pending.keys():
+        if account_id not in accounts:
+            replay.problem(f"account {account_id} has vanished")
+    for account in accounts.values():
+        debits, credits = replay.debits.get(account.id, 0), replay.credits.get(account.id, 0)
+        by_unit[account.unit] = by_unit.get(account.unit, 0) + debits - credits
+        told = (account.dr_pending, account.dr_posted, account.cr_pending, account.cr_posted)
+        if account.rule == Rule.PROJECTION:
+            if any(told):
+                replay.problem(f"{account.code}: a projection's row says {told}, not zero")
+            if pending.get(account.id, 0):
+                replay.problem(f"{account.code}: a projection has promised something")
+            continue
+        replayed = (pending.get(account.id, 0), debits, 0, credits)
+        if told != replayed:
+            replay.problem(f"{account.code}: its row says {told}, the journal {replayed}")
+        if account.rule == Rule.DEBITS_WITHIN_CREDITS and replayed[0] + debits > credits:
+            replay.problem(f"{account.code}: spent or promised more than it had")
+        if account.rule == Rule.CREDITS_WITHIN_DEBITS and credits > debits:
+            replay.problem(f"{account.code}: settled more than it was owed")
+        if not replay.tiled(account.id):
+            replay.problem(f"{account.code}: its debit totals do not follow one another")
+    for unit, off in by_unit.items():
+        if off:
+            replay.problem(f"debits and credits in {unit} differ by {off}")
+
+
+def _compare_holds(connection: Connection, replay: Replay) -> int:
+    """Hold the open promises against the hold rows, leg by leg; returns the number of holds."""
+    held: dict[tuple[str, int], tuple[int, int]] = {}
+    count = 0
+    for tx, legs in connection.execute(text("SELECT tx, legs FROM ledger_hold")):
+        count += 1
+        for index, (account_id, amount, _) in enumerate(json.loads(legs)):
+            held[tx, index] = (account_id, amount)
+    for tx, leg in replay.promised.keys() - held.keys():
+        replay.problem(f"{tx} leg {leg}: promised, but no hold")
+    for key, promise in held.items():
+        if replay.promised.get(key) != promise:
+            replay.problem(f"{key[0]} leg {key[1]}: a hold without its promise")
+    return count
