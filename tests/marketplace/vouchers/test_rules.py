@@ -228,6 +228,15 @@ def test_learning_more_never_turns_a_verdict(
         assert compile_check({"not": condition})(facts) is not verdict
 
 
+def test_what_decides_decides_whatever_else_is_unknown() -> None:
+    known, unknown = {"org.is_opc": True}, {"org.is_startup": True}
+    facts = {"org.is_opc": True}
+    assert compile_check({"any": [unknown, known]})(facts) is True
+    assert compile_check({"all": [unknown, {"not": known}]})(facts) is False
+    assert compile_check({"all": [unknown, known]})(facts) is None
+    assert compile_check({"any": [unknown, {"not": known}]})(facts) is None
+
+
 def test_comparisons() -> None:
     facts = {
         "org.region": "440305",

@@ -78,6 +78,12 @@ def test_better_of_takes_the_highest_ratio_and_the_earliest_expiry() -> None:
     assert reasons == {"stack.class"}
 
 
+def test_a_ladder_kept_too_long_still_minds_the_clock() -> None:
+    steps = ladder({"effective_at_us": 10, "expires_at_us": 20})
+    left = {1: 100, WALLET: 100}
+    assert [len(steps.draw(5, left, now).legs) for now in (9, 10, 19, 20)] == [0, 1, 1, 0]
+
+
 def test_quotas_cover_whole_calls_or_nothing() -> None:
     steps = ladder(
         {"unit": "TOK:small", "free_quota": True},
