@@ -22,6 +22,7 @@ from catalog.ground.database import Database
 from catalog.ground.errors import Forbidden, NotFound, Unauthenticated
 from catalog.ground.marker import LISTINGS, read_marker
 from catalog.listings.offer import CallableListing, callable_listings
+from marketplace.gateway.caps import NO_CAPS, KeyCaps, open_caps
 from marketplace.gateway.tables import Endpoint
 from marketplace.ledger.accounts import open_account
 from marketplace.ledger.chart import Rule, owner_unsettled, wallet
@@ -60,6 +61,8 @@ class KeyRecord:
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
     rpm: int | None
     concurrency: int | None
+    daily_u: int | None
+    monthly_u: int | None
     expires_at_us: int | None
     revoked_at_us: int | None
 
@@ -182,6 +185,7 @@ class Directory:
         self._keys: _Cache[KeyRecord | Unauthenticated] = _Cache(self._load_key)
         self._listings: _Cache[ListingRecord | NotFound] = _Cache(self._load_listing)
         self._ladders: _Cache[OrgLadder] = _Cache(self._load_ladder)
+        self._caps: _Cache[KeyCaps] = _Cache(self._load_caps)
         self._behind = {
             KEYS: (self._keys,),
             LISTINGS: (self._listings, self._ladders),
@@ -219,6 +223,15 @@ class Directory:
         ):
             self._ladders.forget(name)
         return await self._ladders.get(name)
+
+    async def caps(self, key: KeyRecord) -> KeyCaps:
+        """Return what the key may spend in the windows that it is in now."""
+        if key.daily_u is None and key.monthly_u is None:
+            return NO_CAPS
+        found = self._caps.peek(key.id)
+        if found is not None and found.good_until_us <= self._clock():
+            self._caps.forget(key.id)
+        return await self._caps.get(key.id)
 
     async def watch(self) -> None:
         """Poll the change markers until cancelled."""
@@ -260,6 +273,8 @@ class Directory:
                 networks=tuple(ipaddress.ip_network(n) for n in json.loads(key.cidrs or "[]")),
                 rpm=key.rpm,
                 concurrency=key.concurrency,
+                daily_u=key.daily_u,
+                monthly_u=key.monthly_u,
                 expires_at_us=key.expires_at_us,
                 revoked_at_us=key.revoked_at_us,
             )
@@ -281,6 +296,11 @@ class Directory:
                 owner_account_id=owner,
                 endpoints=_endpoints(session, slug),
             )
+
+    def _load_caps(self, key_id: str) -> KeyCaps:
+        with self._database.session() as session:
+            key = session.get_one(ApiKey, key_id)
+            return open_caps(session, key_id, key.daily_u, key.monthly_u, self._clock())
 
     def _load_ladder(self, name: str) -> OrgLadder:
         org_id, model = name.split(" ", 1)

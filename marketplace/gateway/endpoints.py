@@ -13,6 +13,7 @@ from catalog.ground.clock import SECOND_US, now_us, to_iso
 from catalog.ground.database import Database
 from catalog.ground.errors import NotFound, Unauthenticated
 from catalog.listings.offer import callable_listings
+from marketplace.gateway.caps import UNIT as CAP_UNIT
 from marketplace.ledger.accounts import open_account
 from marketplace.ledger.chart import Rule, wallet
 from marketplace.ledger.tables import Account, UsageEvent
@@ -137,7 +138,7 @@ def describe(session: Session, event: UsageEvent) -> dict[str, Any]:
         "paid_by": [
             {"account": code, "unit": unit, "amount": amount, **_voucher(session, code)}
             for code, unit, amount in legs
-            if amount
+            if amount and unit != CAP_UNIT
         ],
         "route": json.loads(event.route),
     }

@@ -174,6 +174,7 @@ class Hot:
             streamed=bool(envelope.stream),
             request_sha256=hashlib.sha256(body).hexdigest(),
             endpoint=endpoint,
+            caps=await self.directory.caps(key),
         )
         try:
             await self._hold(call)

@@ -9,9 +9,10 @@ import json
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from catalog.ground.clock import SECOND_US
+from catalog.ground.clock import SECOND_US, to_iso
 from catalog.ground.errors import PaymentRequired
 from catalog.ground.units import format_yuan
+from marketplace.gateway.caps import NO_CAPS, Cap, KeyCaps, window_words
 from marketplace.gateway.directory import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
 from marketplace.gateway.sse import StreamReader
 from marketplace.ledger.chart import Code
@@ -50,6 +51,7 @@ class Call:
     streamed: bool
     request_sha256: str
     endpoint: EndpointRecord
+    caps: KeyCaps = NO_CAPS
     first_token_us: int = 0
     clamped: bool = False
     ended: bool = False
@@ -63,7 +65,7 @@ class Call:
         return Hold(
             tx=self.id,
             org_id=self.key.org_id,
-            accounts=self.payer.accounts,
+            accounts=self.payer.accounts + self.caps.accounts,
             decide=self.decide,
             at_us=self.started_at_us,
             expires_at_us=self.started_at_us + ttl_s * SECOND_US,
@@ -72,9 +74,14 @@ class Call:
     def decide(self, available: Available) -> tuple[tuple[Leg, ...], str]:
         """Choose who pays, with every account locked; shorten the answer when money is short."""
         plan = self._draw(self.max_tokens, available)
-        if plan.shortfall_u:
+        room_u = self.caps.room_u(available)
+
+        def fits(plan: Plan) -> bool:
+            return not plan.shortfall_u and spent_u(plan) <= room_u
+
+        if not fits(plan):
             affordable = largest(
-                lambda tokens: not self._draw(tokens, available).shortfall_u, self.max_tokens
+                lambda tokens: fits(self._draw(tokens, available)), self.max_tokens
             )
             if affordable < min(FEWEST_OUTPUT_TOKENS, self.max_tokens):
                 raise self._refusal(plan, affordable, available)
@@ -95,12 +102,17 @@ class Call:
         legs = [Leg(leg.account_id, leg.amount, self._sink(leg.account_id)) for leg in plan.legs]
         if plan.wallet_hold_u and plan.wallet_account_id is not None:
             legs.append(Leg(plan.wallet_account_id, plan.wallet_hold_u, self.books.clearing))
+        spent = spent_u(plan)
+        legs += [Leg(account, spent, self.caps.sink_id) for account in self.caps.accounts]
         return tuple(legs)
 
     def _sink(self, account_id: int) -> int:
         return self.payer.sinks.get(account_id, self.books.clearing)
 
     def _refusal(self, plan: Plan, affordable: int, available: Available) -> PaymentRequired:
+        cap = self.caps.tightest(available)
+        if cap is not None and not plan.shortfall_u:
+            return _over_cap(cap, plan, affordable, available)
         wallet_u = available.get(self.payer.accounts[-1], 0)
         refused = [
             {"voucher": r.grant_id, "programme": r.programme, "rule": r.rule, "clause": r.clause}
@@ -136,6 +148,16 @@ class Call:
         if self.plan.wallet_hold_u and self.plan.wallet_account_id is not None:
             leg = Leg(self.plan.wallet_account_id, end.self_u, self.books.clearing)
             parts.append(Part(leg, WALLET_PART, 0))
+        clearing = self.books.clearing
+        spent = sum(
+            part.leg.amount
+            for part in parts
+            if part.payer != FREE_PART and part.leg.sink_id == clearing
+        )
+        parts += [
+            Part(Leg(account, spent, self.caps.sink_id), CAP_PART, 0)
+            for account in self.caps.accounts
+        ]
         return Bill(
             cost_u=price_u,
             parts=parts,
@@ -166,10 +188,35 @@ class Call:
             return tuple(legs), "{}"
 
         tx, expires_at_us = f"{self.id}~late", at_us + ttl_s * SECOND_US
-        return Hold(tx, self.key.org_id, self.payer.accounts, decide, at_us, expires_at_us)
+        accounts = self.payer.accounts + self.caps.accounts
+        return Hold(tx, self.key.org_id, accounts, decide, at_us, expires_at_us)
 
 
-FREE_PART, VOUCHER_PART, WALLET_PART = range(3)
+def spent_u(plan: Plan) -> int:
+    """Return what the plan may take from vouchers and the wallet: what counts against a key's caps."""
+    return sum(leg.covered_u for leg in plan.legs if leg.kind != FREE) + plan.wallet_hold_u
+
+
+def _over_cap(cap: Cap, plan: Plan, affordable: int, available: Available) -> PaymentRequired:
+    left_u = max(0, available.get(cap.account_id, 0))
+    period = "day" if cap.rule == "key.daily_u" else "month"
+    return PaymentRequired(
+        f"This key may spend {format_yuan(cap.limit_u)} a {period}, {format_yuan(left_u)} of it is left, "
+        f"and this call may take {format_yuan(spent_u(plan))}.",
+        code="key_cap_reached",
+        rule=cap.rule,
+        remedy=f"Ask for fewer tokens (max_tokens), use another key, or wait until {window_words(cap)}.",
+        details={
+            "required_u": spent_u(plan),
+            "available_u": left_u,
+            "limit_u": cap.limit_u,
+            "resets_at": to_iso(cap.ends_at_us),
+            "max_affordable_output_tokens": max(0, affordable),
+        },
+    )
+
+
+FREE_PART, VOUCHER_PART, WALLET_PART, CAP_PART = range(4)
 
 
 class Part(NamedTuple):

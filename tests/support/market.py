@@ -117,7 +117,8 @@ class Market:
                 made = programme(session, "starter")
                 fund(session, f"fund:{tx}", made.id, voucher_u, now_us())
                 issue(session, tx, made, org.id, voucher_u, now_us())
-        return org.id, secret
+            org_id = org.id
+        return org_id, secret
 
     def listing(self, components: Components, *, model: str = SEED, url: str | None = None) -> str:
         """List a model at another price, served by the seed engine (or at `url`)."""
