@@ -61,6 +61,12 @@ def test_tiers_price_the_whole_call_by_its_input() -> None:
     assert cost_u(Buckets(601, 400, 0, 10, 0), price, at_us=0) == 2_002 + 80
 
 
+def test_a_shorter_input_may_be_the_dearer_one() -> None:
+    # Up to 100 tokens at ¥9 a million, beyond at ¥1: 120 cost 120 micro-yuan, but 100 would cost 900.
+    price = Components(9_000_000, 0, tiers=(Tier(100, 1_000_000, 0), Tier(200, 500_000, 0)))
+    assert [estimate_u(price, tokens, 0, at_us=0) for tokens in (90, 120, 250)] == [810, 900, 900]
+
+
 def test_off_peak_in_beijing_across_midnight() -> None:
     price = Components(
         3, 0, off_peak=(OffPeak("23:00", "00:30", 5000), OffPeak("12:00", "13:00", 0))
