@@ -35,8 +35,8 @@ class _Server(uvicorn.Server):
             self._listening()
 
 
-async def run(settings: Settings, ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. `ready` is told the gateway's URL once calls are welcome."""
+async def run_gateway(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Serve the gateway until SIGINT or SIGTERM. `ready` is told its URL once calls are welcome."""
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -51,6 +51,11 @@ async def run(settings: Settings, ready: Callable[[str], None]) -> None:
         timeout_graceful_shutdown=int(DRAIN_S),
         timeout_keep_alive=75,
     )
+    await _Server(config, lambda: ready(f"http://{shown}:{port}")).serve([listener])
+
+
+async def run_all(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Serve the gateway, and the seed model's engine as a child that is kept alive."""
     engine = LocalEngine(seed_folder(), SEED_SLUG)
     _publish_endpoint(settings, engine, await engine.start())
 
@@ -59,7 +64,7 @@ async def run(settings: Settings, ready: Callable[[str], None]) -> None:
 
     keeper = asyncio.ensure_future(engine.keep(report))
     try:
-        await _Server(config, lambda: ready(f"http://{shown}:{port}")).serve([listener])
+        await run_gateway(settings, ready)
     finally:
         keeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from marketplace.cli import keys, ledger, members, organisations, run, serve, usage, vouchers
+from marketplace.cli import (
+    endpoints,
+    keys,
+    ledger,
+    members,
+    organisations,
+    run,
+    serve,
+    usage,
+    vouchers,
+)
 
 app = typer.Typer(
     name="tokenmart",
@@ -22,4 +32,5 @@ app.add_typer(members.project_app, name="project")
 app.add_typer(keys.app, name="key")
 app.add_typer(vouchers.app, name="voucher")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(endpoints.app, name="endpoint")
 app.add_typer(serve.app, name="serve")

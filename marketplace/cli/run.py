@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import uvloop
 
 from marketplace.cli.output import say
 from marketplace.settings import Settings
@@ -35,7 +35,7 @@ def up(
     """Set up, seed and start everything on this machine; prints a key and a curl line that works."""
     changes = {"host": host, "port": port}
     settings = Settings(**{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
-    from marketplace.runtime import run
+    from marketplace.runtime import run_all
 
     seeded = _prepare(settings)
 
@@ -47,7 +47,7 @@ def up(
             )
         say("Then: tokenmart usage")
 
-    asyncio.run(run(settings, ready))
+    uvloop.run(run_all(settings, ready))
 
 
 def _prepare(settings: Settings) -> Seeded | None:

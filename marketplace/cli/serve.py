@@ -1,10 +1,14 @@
-"""`tokenmart serve`: run one engine in the foreground."""
+"""`tokenmart serve`: run one part in the foreground."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-app = typer.Typer(help="Engines: answer for a model over HTTP.", no_args_is_help=True)
+from marketplace.cli.output import say
+
+app = typer.Typer(help="Run one part: an engine, or the gateway.", no_args_is_help=True)
 
 
 @app.command(
@@ -20,3 +24,19 @@ def onnx(context: typer.Context) -> None:
     from serving.onnx_engine.command import main
 
     raise typer.Exit(main(context.args))
+
+
+@app.command("gateway")
+def gateway(
+    host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one")] = None,
+) -> None:
+    """Serve the metered gateway alone; engines are where `tokenmart endpoint list` says."""
+    import uvloop
+
+    from marketplace.runtime import run_gateway
+    from marketplace.settings import Settings
+
+    changes = {"host": host, "port": port}
+    settings = Settings(**{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+    uvloop.run(run_gateway(settings, lambda url: say(f"the gateway is up at {url}")))

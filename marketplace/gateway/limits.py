@@ -18,7 +18,7 @@ class RateLimiter:
 
     def take(self, subject: str, per_minute: int, now_us: int) -> int:
         """Count one request; return how many more may follow at once. Raises `RateLimited`."""
-        interval = MINUTE_US // per_minute
+        interval = max(1, MINUTE_US // per_minute)
         start = max(self._caught_up_us.get(subject, 0), now_us)
         ahead = start + interval - now_us
         if ahead > MINUTE_US:
