@@ -116,6 +116,19 @@ def test_a_progressive_scale_pays_each_bracket_its_ratio() -> None:
     assert draws(steps.draw(800, {**whole, 1: 50}, 0)) == [(1, 50), (2, 245)]
 
 
+def test_a_scale_does_not_exclude_its_own_brackets() -> None:
+    city = {"stacking": "better_of", "stack_class": "city"}
+    scale = [
+        {"chain": "s", "bracket": n, "ratio_bp": r, **city} for n, r in enumerate((5000, 2000))
+    ]
+    steps = ladder(*scale, {"ratio_bp": 4000, **city})
+    left = {1: 100, 2: 9_000, 3: 9_000, WALLET: 9_000}
+    # 200 at 50 %, 300 at 20 %; the flat 40 % is of the same class and stands back.
+    assert draws(steps.draw(500, left, 0)) == [(1, 100), (2, 60)]
+    # With the best bracket used up the scale still goes first: it is one programme.
+    assert draws(steps.draw(500, {**left, 1: 0}, 0)) == [(2, 100)]
+
+
 def test_reimbursed_later_is_paid_by_the_wallet_now() -> None:
     steps = ladder({"ratio_bp": 3000, "mode": "reimburse"}, {"ratio_bp": 2000})
     plan = steps.draw(1000, {1: 5_000, 2: 5_000, WALLET: 800}, 0)
