@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +52,9 @@ from marketplace.gateway.request import (
     rewrite,
 )
 from marketplace.gateway.sse import DONE, StreamReader
-from marketplace.gateway.upstream import Upstream, broken
+from marketplace.gateway.upstream import Answer, Upstream, broken, timed_out
 from marketplace.gateway.usage import usage_of
+from marketplace.gateway.wire import WireError
 from marketplace.ledger.operations import Held, Release, Renew
 from marketplace.ledger.writer import LedgerWriter
 from marketplace.prices.components import Buckets, normalise_usage
@@ -267,23 +267,28 @@ class Hot:
     async def _answer(
         self, call: Call, path: str, body: bytes, envelope: Envelope, send: Send
     ) -> None:
+        answer: Answer | None = None
         try:
-            async with self.upstream.post(call.endpoint, path, body, call.id) as response:
-                if call.streamed:
-                    await self._stream(call, response, envelope, send)
-                else:
-                    await self._whole(call, response, send)
+            answer = await self.upstream.post(call.endpoint, path, body, call.id)
+            if call.streamed:
+                await self._stream(call, answer, envelope, send)
+            else:
+                await self._whole(call, answer, send)
         except TokenMartError:
-            if not call.ended:
-                await self._void(call)
+            await self._void(call)
             raise
-        except (aiohttp.ClientError, TimeoutError) as error:
-            if not call.ended:
-                await self._void(call)
+        except (WireError, aiohttp.ClientError) as error:
+            await self._void(call)
             raise broken() from error
+        except TimeoutError as error:
+            await self._void(call)
+            raise timed_out() from error
+        finally:
+            if answer is not None:
+                answer.abort()
 
-    async def _whole(self, call: Call, response: aiohttp.ClientResponse, send: Send) -> None:
-        document = await response.read()
+    async def _whole(self, call: Call, answer: Answer, send: Send) -> None:
+        document = await answer.read()
         usage = usage_of(document)
         if usage is None:
             raise broken()
@@ -297,12 +302,10 @@ class Hot:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": document})
 
-    async def _stream(
-        self, call: Call, response: aiohttp.ClientResponse, envelope: Envelope, send: Send
-    ) -> None:
+    async def _stream(self, call: Call, answer: Answer, envelope: Envelope, send: Send) -> None:
         reader = call.reader = StreamReader()
         started = False
-        async for piece in _pieces(response):
+        while piece := await answer.piece():
             forward = reader.feed(piece)
             if reader.failed is not None:
                 break
@@ -374,6 +377,9 @@ class Hot:
         await self.writer.apply(bill.operation(call, f"{call.id}~late", self.clock()))
 
     async def _void(self, call: Call) -> None:
+        """End the hold without a charge, unless it has been ended already."""
+        if call.ended:
+            return
         call.ended = True
         await asyncio.shield(self._spawn(self.writer.apply(Release(call.id, self.clock()))))
 
@@ -402,11 +408,6 @@ class Hot:
             await asyncio.sleep(0.05)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
-
-
-async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    async for piece in response.content.iter_any():
-        yield piece
 
 
 async def _disconnected(receive: Receive) -> None:

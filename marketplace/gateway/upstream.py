@@ -1,11 +1,13 @@
-"""Clients of engines: plain HTTP, bytes in and bytes out."""
+"""Clients of engines: plain HTTP, bytes in and bytes out.
+
+Engines on plain connections are asked by `wire`, everything else (TLS) by aiohttp; both give an `Answer`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -19,57 +21,101 @@ from catalog.ground.errors import (
     UpstreamTimeout,
 )
 from marketplace.gateway.directory import EndpointRecord
+from marketplace.gateway.wire import Pool, WireError
 
 _LARGEST_ERROR = 64 * 1024
 
 
+class Answer(Protocol):
+    """What an engine answers, once its headers are there."""
+
+    status: int
+    headers: dict[bytes, bytes]
+
+    async def piece(self) -> bytes:
+        """Return the next part of the body, b"" at its end."""
+
+    async def read(self, limit: int | None = None) -> bytes:
+        """Return the whole body, or at least its first `limit` bytes."""
+
+    def abort(self) -> None:
+        """Close the connection unless the answer is complete."""
+
+
 class Upstream:
-    """One connection pool for all engines. Open it inside the event loop, close it at the end."""
+    """Connection pools for all engines. Make it inside the event loop, close it at the end."""
 
     def __init__(self, connect_s: float, silence_s: float) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=silence_s)
-        self._session = aiohttp.ClientSession(
-            timeout=timeout,
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._connect_s = connect_s
+        self._silence_s = silence_s
+        self._pools: dict[str, Pool] = {}
+        self._heads: dict[tuple[EndpointRecord, str], bytes] = {}
+        self._general: _General | None = None
 
     async def close(self) -> None:
-        await self._session.close()
+        """Close every connection."""
+        for pool in self._pools.values():
+            pool.close()
+        if self._general is not None:
+            await self._general.close()
 
-    @asynccontextmanager
     async def post(
         self, endpoint: EndpointRecord, path: str, body: bytes, generation_id: str
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send `body` and yield the answer once its headers are there and say 200.
+    ) -> Answer:
+        """Send `body` and return the answer once its headers are there and say 200.
 
-        Leaving the block before the body has ended closes the connection, which is how an engine
-        learns that nobody listens any more. Raises `Unavailable`, `UpstreamTimeout`,
+        The caller reads it to its end or aborts it. Raises `Unavailable`, `UpstreamTimeout`,
         `UpstreamFailed`, or the engine's own refusal of the request.
         """
-        headers = {"content-type": "application/json", "x-request-id": generation_id}
-        if endpoint.api_key:
-            headers["authorization"] = f"Bearer {endpoint.api_key}"
         try:
-            async with self._session.post(
-                endpoint.url + path, data=body, headers=headers, allow_redirects=False
-            ) as response:
-                if response.status != 200:
-                    raise await refusal(response)
-                yield response
-        except aiohttp.ClientConnectorError as error:
+            if endpoint.url.startswith("http://"):
+                answer: Answer = await self._plain(endpoint, path, body, generation_id)
+            else:
+                answer = await self._tls(endpoint, path, body, generation_id)
+        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
+            raise timed_out() from error
+        except (WireError, aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
+            raise broken() from error
+        except (OSError, aiohttp.ClientError) as error:
             raise Unavailable(
                 "No engine answers for this model right now; nothing was charged.",
                 code="no_healthy_endpoint",
                 retry_after_s=2,
             ) from error
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            raise UpstreamTimeout(
-                "The engine was silent for too long; nothing was charged.", retry_after_s=5
-            ) from error
-        except aiohttp.ClientError as error:
-            raise broken() from error
+        if answer.status != 200:
+            try:
+                raise await refusal(answer)
+            finally:
+                answer.abort()
+        return answer
+
+    async def _plain(
+        self, endpoint: EndpointRecord, path: str, body: bytes, generation_id: str
+    ) -> Answer:
+        head = self._heads.get((endpoint, path))
+        if head is None:
+            head = self._heads[(endpoint, path)] = _head(endpoint, path)
+        pool = self._pools.get(endpoint.url)
+        if pool is None:
+            where = urlsplit(endpoint.url)
+            host, port = where.hostname or "", where.port or 80
+            pool = Pool(host, port, self._connect_s, self._silence_s)
+            self._pools[endpoint.url] = pool
+        framing = b"x-request-id: %s\r\ncontent-length: %d\r\n\r\n" % (
+            generation_id.encode(),
+            len(body),
+        )
+        return await pool.request(head + framing + body)
+
+    async def _tls(
+        self, endpoint: EndpointRecord, path: str, body: bytes, generation_id: str
+    ) -> Answer:
+        if self._general is None:
+            self._general = _General(self._connect_s, self._silence_s)
+        headers = {"content-type": "application/json", "x-request-id": generation_id}
+        if endpoint.api_key:
+            headers["authorization"] = f"Bearer {endpoint.api_key}"
+        return await self._general.post(endpoint.url + path, body, headers)
 
     async def count_tokens(
         self, endpoint: EndpointRecord, request: dict[str, Any], generation_id: str
@@ -79,11 +125,61 @@ class Upstream:
         asked = {key: request[key] for key in keep if key in request}
         asked["model"] = endpoint.model
         body = json.dumps(asked, ensure_ascii=False).encode()
-        async with self.post(endpoint, "/tokenize", body, generation_id) as response:
-            try:
-                return int(json.loads(await response.read())["count"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise broken() from error
+        answer = await self.post(endpoint, "/tokenize", body, generation_id)
+        try:
+            return int(json.loads(await answer.read())["count"])
+        except (WireError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            raise broken() from error
+        finally:
+            answer.abort()
+
+
+def _head(endpoint: EndpointRecord, path: str) -> bytes:
+    """Return the part of a request that is the same every time."""
+    where = urlsplit(endpoint.url)
+    lines = [
+        f"POST {where.path}{path} HTTP/1.1",
+        f"host: {where.netloc}",
+        "content-type: application/json",
+    ]
+    if endpoint.api_key:
+        lines.append(f"authorization: Bearer {endpoint.api_key}")
+    return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+
+
+class _General:
+    """aiohttp, for engines behind TLS."""
+
+    def __init__(self, connect_s: float, silence_s: float) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=silence_s)
+        self._session = aiohttp.ClientSession(
+            timeout=timeout,
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
+        response = await self._session.post(url, data=body, headers=headers, allow_redirects=False)
+        return _GeneralAnswer(response)
+
+
+class _GeneralAnswer:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers = {k.lower().encode(): v.encode() for k, v in response.headers.items()}
+
+    async def piece(self) -> bytes:
+        return await self._response.content.readany()
+
+    async def read(self, limit: int | None = None) -> bytes:
+        return await self._response.content.read(-1 if limit is None else limit)
+
+    def abort(self) -> None:
+        self._response.close()
 
 
 def broken() -> UpstreamFailed:
@@ -94,14 +190,24 @@ def broken() -> UpstreamFailed:
     )
 
 
-async def refusal(response: aiohttp.ClientResponse) -> TokenMartError:
+def timed_out() -> UpstreamTimeout:
+    """The error for an engine that was silent for too long."""
+    return UpstreamTimeout(
+        "The engine was silent for too long; nothing was charged.", retry_after_s=5
+    )
+
+
+async def refusal(answer: Answer) -> TokenMartError:
     """Return our error for an engine's answer that is not 200.
 
     A refusal of the request itself keeps the engine's words, because they tell the caller what to
     change; everything else is between the engine and us.
     """
-    status = response.status
-    told = _told(await response.content.read(_LARGEST_ERROR))
+    status = answer.status
+    try:
+        told = _told(await answer.read(_LARGEST_ERROR))
+    except (WireError, aiohttp.ClientError, TimeoutError):
+        return broken()
     if status in (400, 404, 413, 422):
         kind = NotFound if status == 404 else BadRequest
         return kind(
@@ -110,7 +216,7 @@ async def refusal(response: aiohttp.ClientResponse) -> TokenMartError:
             param=told.get("param") if isinstance(told.get("param"), str) else None,
         )
     if status in (429, 503):
-        wait_s = _seconds(response.headers.get("retry-after"))
+        wait_s = _seconds(answer.headers.get(b"retry-after", b"2").decode("latin-1"))
         kind_busy = RateLimited if status == 429 else Unavailable
         return kind_busy(
             "The model is busy right now; nothing was charged.",
@@ -132,8 +238,8 @@ def _told(body: bytes) -> dict[str, Any]:
     return error if isinstance(error, dict) else {"message": str(error)}
 
 
-def _seconds(retry_after: str | None) -> float:
+def _seconds(retry_after: str) -> float:
     try:
-        return min(60.0, max(1.0, float(retry_after or 2)))
+        return min(60.0, max(1.0, float(retry_after)))
     except ValueError:
         return 2.0
