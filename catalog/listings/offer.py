@@ -65,24 +65,31 @@ def callable_listings(session: Session, at_us: int) -> list[CallableListing]:
 
     A sandbox listing is called by its owner before it was ever reviewed, so long as nobody refused it.
     """
-    return sorted(
-        [*_offered(session, at_us), *_sandboxes(session)], key=lambda listing: listing.slug
-    )
+    found = [*_offered(session, at_us), *_sandboxes(session)]
+    return sorted(found, key=lambda listing: listing.slug)
 
 
-def _offered(session: Session, at_us: int) -> Iterator[CallableListing]:
+def callable_listing(session: Session, slug: str, at_us: int) -> CallableListing | None:
+    """Return the one listing, None when nobody may call it."""
+    found = [*_offered(session, at_us, slug), *_sandboxes(session, slug)]
+    return found[0] if found else None
+
+
+def _offered(session: Session, at_us: int, slug: str | None = None) -> Iterator[CallableListing]:
     joined = (
         select(Listing, ListingVersion.content)
         .join(ListingVersion, col(ListingVersion.listing_id) == Listing.id)
         .where(col(ListingVersion.number) == Listing.listed_version)
     )
+    if slug is not None:
+        joined = joined.where(Listing.slug == slug)
     for listing, text in session.exec(joined):
         if is_on_offer(listing, at_us):
             until = None if listing.state == State.LISTED else listing.grace_until_us
             yield _callable(listing, load(text), until)
 
 
-def _sandboxes(session: Session) -> Iterator[CallableListing]:
+def _sandboxes(session: Session, slug: str | None = None) -> Iterator[CallableListing]:
     refused = (State.REJECTED, State.SUSPENDED, State.DELISTED)
     own = (
         select(Listing)
@@ -90,6 +97,8 @@ def _sandboxes(session: Session) -> Iterator[CallableListing]:
         .where(col(Listing.listed_version).is_(None))
         .where(col(Listing.state).not_in(refused))
     )
+    if slug is not None:
+        own = own.where(Listing.slug == slug)
     for listing in session.exec(own):
         yield _callable(listing, working_content(listing), None)
 

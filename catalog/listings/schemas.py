@@ -90,3 +90,9 @@ class VariantShown(Strict):
     first_token_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     quality_bp: Annotated[int, Field(ge=0, le=10_000)] | None = None
     measured_on: Annotated[str, StringConstraints(max_length=200)] | None = None
+
+
+class Deprecation(Because):
+    """Why it goes, and what to use instead (a slug)."""
+
+    successor: Slug | None = None

@@ -71,7 +71,7 @@ def create(
     _apply(listing, draft)
     session.add(listing)
     session.flush()
-    _record(session, listing, "create", "", actor, Part.DEVELOPER, now)
+    record(session, listing, "create", "", actor, Part.DEVELOPER, now)
     return listing
 
 
@@ -136,7 +136,7 @@ def move(
     listing.updated_at_us = now
     session.add(listing)
     session.flush()
-    _record(session, listing, event, origin, actor, acting_as, now, reason, evidence)
+    record(session, listing, event, origin, actor, acting_as, now, reason, evidence)
     shelf.place(session, listing, now)
     return listing
 
@@ -217,7 +217,7 @@ def _tier_concerned(session: Session, listing: Listing, transition: Transition) 
     return listing.tier
 
 
-def _record(
+def record(
     session: Session,
     listing: Listing,
     event: str,
@@ -228,6 +228,7 @@ def _record(
     reason: str = "",
     evidence: Mapping[str, Any] | None = None,
 ) -> None:
+    """Append what happened to the history; for this wing only."""
     chain.append(
         session,
         ListingTransition(

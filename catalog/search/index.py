@@ -67,15 +67,20 @@ def remove(session: Session, key: str) -> None:
 
 
 def set_price(session: Session, key: str, price_u_per_m: int | None) -> None:
-    """Tell what the document costs, for order and for the facet; None takes the price away.
+    """Tell what `key` costs, for order and for the facet; None takes the price away.
 
     `price_u_per_m` is micro-yuan per million tokens, input and output blended as the caller sees fit.
+    It is remembered whether or not the document is there yet.
     """
-    revision = raise_marker(session, CHANGES)
+    given = {"key": key, "price": price_u_per_m, "revision": raise_marker(session, CHANGES)}
     session.execute(
-        text("UPDATE search_doc SET price_u_per_m = :price, revision = :revision WHERE key = :key"),
-        {"key": key, "price": price_u_per_m, "revision": revision},
+        text(
+            "INSERT INTO search_price (key, price_u_per_m) VALUES (:key, :price)"
+            " ON CONFLICT (key) DO UPDATE SET price_u_per_m = excluded.price_u_per_m"
+        ),
+        given,
     )
+    session.execute(text(f"{_TAKE_PRICE}, revision = :revision WHERE key = :key"), given)
 
 
 def set_popularity(session: Session, counts: Mapping[str, int]) -> None:
@@ -89,22 +94,10 @@ def set_popularity(session: Session, counts: Mapping[str, int]) -> None:
         session.execute(statement, rows)
 
 
-def rebuild(
-    session: Session,
-    documents: Iterable[Document],
-    prices: Mapping[str, int | None] | None = None,
-) -> int:
-    """Write the whole index anew and return how many documents it holds.
-
-    Prices that are not given anew in `prices` are kept.
-    """
+def rebuild(session: Session, documents: Iterable[Document]) -> int:
+    """Write the whole index anew and return how many documents it holds. Prices are kept."""
     revision = raise_marker(session, CHANGES)
     raise_marker(session, EPOCH)
-    kept = {
-        row.key: row.price_u_per_m
-        for row in session.execute(text("SELECT key, price_u_per_m FROM search_doc"))
-    }
-    known_prices = kept | dict(prices or {})
     tokens_store = store(session)
     tokens_store.clear(session)
     session.execute(text("DELETE FROM search_doc"))
@@ -118,11 +111,11 @@ def rebuild(
             parts = _tokens(document)
             vocabulary |= vocabulary_of(token for part in parts for token in part)
             texts.append((doc, parts))
-            row = _row(doc, document, _digest(parts), revision)
-            rows.append(row | {"price": known_prices.get(document.key)})
+            rows.append(_row(doc, document, _digest(parts), revision))
             doc += 1
         tokens_store.insert(session, texts)
-        session.execute(text(_INSERT_PRICED), rows)
+        session.execute(text(_UPSERT), rows)
+    session.execute(text(_TAKE_PRICE))
     _learn(session, vocabulary)
     tokens_store.settle(session)
     return doc
@@ -141,7 +134,10 @@ _COLUMNS = (
 _VALUES = (
     ":doc, :key, 1, :facets, :digest, :popularity, :speed, :quality, :created_at_us, :revision"
 )
-_INSERT_PRICED = f"INSERT INTO search_doc ({_COLUMNS}, price_u_per_m) VALUES ({_VALUES}, :price)"
+_TAKE_PRICE = (
+    "UPDATE search_doc SET price_u_per_m ="
+    " (SELECT price_u_per_m FROM search_price WHERE search_price.key = search_doc.key)"
+)
 _UPSERT = (
     f"INSERT INTO search_doc ({_COLUMNS}) VALUES ({_VALUES})"
     " ON CONFLICT (doc) DO UPDATE SET visible = 1, facets = excluded.facets,"
@@ -167,7 +163,9 @@ def _row(doc: int, document: Document, digest: str, revision: int) -> dict[str, 
 
 
 def _write_row(session: Session, doc: int, document: Document, digest: str, revision: int) -> None:
-    session.execute(text(_UPSERT), _row(doc, document, digest, revision))
+    row = _row(doc, document, digest, revision)
+    session.execute(text(_UPSERT), row)
+    session.execute(text(f"{_TAKE_PRICE} WHERE doc = :doc"), {"doc": doc})
 
 
 def _next_doc(session: Session) -> int:

@@ -144,6 +144,11 @@ def _create_search_columns() -> None:
         sa.Column("created_at_us", sa.BigInteger, nullable=False),
         sa.Column("revision", sa.BigInteger, nullable=False, index=True),
     )
+    op.create_table(
+        "search_price",
+        sa.Column("key", sa.Text, primary_key=True),
+        sa.Column("price_u_per_m", sa.BigInteger),
+    )
     # SQLite counts only in a column that is INTEGER to the letter.
     counting = sa.BigInteger().with_variant(sa.Integer, "sqlite")
     op.create_table(
