@@ -10,6 +10,7 @@ from marketplace.cli import (
     ledger,
     members,
     organisations,
+    prices,
     run,
     serve,
     usage,
@@ -30,6 +31,7 @@ app.add_typer(organisations.app, name="org")
 app.add_typer(members.app, name="member")
 app.add_typer(members.project_app, name="project")
 app.add_typer(keys.app, name="key")
+app.add_typer(prices.app, name="price")
 app.add_typer(vouchers.app, name="voucher")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(endpoints.app, name="endpoint")
