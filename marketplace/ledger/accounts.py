@@ -9,6 +9,7 @@ from sqlmodel import Session, select
 
 from catalog.ground.clock import Clock, now_us
 from catalog.ground.errors import NotFound, TokenMartError
+from marketplace.ledger.chain import GENESIS
 from marketplace.ledger.chart import CLEARING, CNY, Rule
 from marketplace.ledger.dialect import dialect_of
 from marketplace.ledger.journal import BatchRun
@@ -60,6 +61,28 @@ def open_lane(session: Session, name: str, clock: Clock = now_us) -> int:
     session.flush()
     assert lane.id is not None
     return lane.id
+
+
+def take_control(session: Session, clock: Clock = now_us) -> None:
+    """Hold the control lane until the session commits.
+
+    Whoever decides from balances or earlier decisions calls this before reading them: what it reads
+    then is committed, and nobody else of the control plane decides meanwhile. Calls of the gateway go on.
+    """
+    session.flush()
+    session.execute(
+        text(
+            "INSERT INTO ledger_lane (name, opened_at_us, next_seq, next_batch, head) "
+            "VALUES (:name, :at_us, 1, 1, :head) ON CONFLICT (name) DO NOTHING"
+        ),
+        {"name": CONTROL_LANE, "at_us": clock(), "head": GENESIS},
+    )
+    if session.get_bind().dialect.name == "postgresql":
+        query = "SELECT id FROM ledger_lane WHERE name = :name FOR UPDATE"
+        session.execute(text(query), {"name": CONTROL_LANE})
+        # What was read before the lock may be old; SQLite's one writer has read nothing old.
+        for row in list(session):
+            session.refresh(row)
 
 
 def apply_now(session: Session, *operations: Operation) -> list[Outcome]:

@@ -1,40 +1,43 @@
-"""Publish programmes, issue grants, and find who pays for a call."""
+"""Find who pays for a call: the grants of an organisation, today's quotas included, as a ladder.
+
+Around it: `programmes` publishes, `pools` funds, `granting` issues, `applications` and `codes` decide who
+is granted what, `returning` gives the rest back, `refunds` and `claims` come after the call.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, select
 
 from catalog.ground.clock import DAY_US, SECOND_US, from_datetime, zone
-from catalog.ground.errors import Conflict, NotFound
-from catalog.ground.ids import new_id
-from catalog.ground.marker import raise_marker
 from catalog.listings.offer import CallableListing
-from marketplace.ledger.accounts import apply_now, open_account
-from marketplace.ledger.chart import (
-    CNY,
-    Code,
-    Rule,
-    funder_outside,
-    pool,
-    quota_used,
-    reimburse_due,
-)
-from marketplace.ledger.chart import grant as grant_code
-from marketplace.ledger.operations import Entry, Post
+from marketplace.ledger.accounts import open_account
+from marketplace.ledger.chart import CNY, Rule, quota_used, reimburse_due
+from marketplace.vouchers.granting import MARKER, Order, issue_grants
 from marketplace.vouchers.knowledge import facts_of, org_facts
 from marketplace.vouchers.ladder import Ladder
+from marketplace.vouchers.pools import fund
+from marketplace.vouchers.programmes import programme, publish
 from marketplace.vouchers.rules import Issued, load
 from marketplace.vouchers.rules import Programme as Sealed
-from marketplace.vouchers.split import drawn
-from marketplace.vouchers.tables import Funder, Grant, Programme, ProgrammeFunder
+from marketplace.vouchers.tables import Grant, Programme
 from marketplace.vouchers.waterfall import build_ladder
 
-MARKER = "vouchers"
-"""Name of the change marker that tells gateways to build their ladders anew."""
+__all__ = [
+    "MARKER",
+    "Payers",
+    "fund",
+    "issue",
+    "ladder_for",
+    "midnight_after_us",
+    "programme",
+    "publish",
+    "quota_window",
+]
+
 LONGEST_US = 5 * 60 * SECOND_US
 """A ladder is built anew after this long even when nothing was announced."""
 
@@ -46,79 +49,6 @@ class Payers:
     ladder: Ladder
     sinks: Mapping[int, int]
     good_until_us: int
-
-
-def publish(session: Session, document: str | bytes, author: str, at_us: int) -> Programme:
-    """Add a programme version and open its funders' pools; the same bytes again change nothing."""
-    sealed = load(document)
-    rules = sealed.rules
-    known = session.exec(
-        select(Programme).where(Programme.code == rules.code, Programme.version == rules.version)
-    ).first()
-    if known is not None:
-        if known.sha256 == sealed.sha256:
-            return known
-        raise Conflict(
-            f"{sealed.name} is published and cannot be changed.",
-            rule="programme.immutable",
-            remedy=f"Publish version {rules.version + 1}.",
-        )
-    made = Programme(
-        id=new_id("prg"),
-        code=rules.code,
-        version=rules.version,
-        rules=sealed.canonical,
-        sha256=sealed.sha256,
-        state="published",
-        author=author,
-        created_at_us=at_us,
-        published_at_us=at_us,
-    )
-    session.add(made)
-    for position, part in enumerate(rules.funders):
-        funder = _funder(session, part.funder, part.level)
-        account = open_account(session, pool(made.id, funder.id), Rule.DEBITS_WITHIN_CREDITS)
-        session.add(
-            ProgrammeFunder(
-                programme_id=made.id,
-                position=position,
-                funder_id=funder.id,
-                share_bp=part.share_bp,
-                pool_account_id=account,
-            )
-        )
-    session.flush()
-    raise_marker(session, MARKER)
-    return made
-
-
-def _funder(session: Session, code: str, level: str) -> Funder:
-    found = session.exec(select(Funder).where(Funder.code == code)).first()
-    if found is None:
-        found = Funder(id=new_id("fnd"), code=code, name_zh=code, name_en=code, level=level)
-        session.add(found)
-        session.flush()
-    return found
-
-
-def programme(session: Session, code: str, version: int | None = None) -> Programme:
-    """Return a programme by code, its newest version unless one is named."""
-    query = select(Programme).where(Programme.code == code)
-    if version is not None:
-        query = query.where(Programme.version == version)
-    found = session.exec(query.order_by(col(Programme.version).desc())).first()
-    if found is None:
-        raise NotFound(f"There is no programme {code!r}.", rule="programme.exists")
-    return found
-
-
-def fund(session: Session, tx: str, programme_id: str, amount_u: int, at_us: int) -> None:
-    """Book what the funders appropriate together: `amount_u` split by their shares, exactly."""
-    entries = []
-    for part, share_u in _shares(session, programme_id, amount_u):
-        outside = open_account(session, funder_outside(part.funder_id), Rule.PROJECTION)
-        entries.append(Entry(Code.FUND, outside, part.pool_account_id, share_u))
-    apply_now(session, Post(tx, tuple(e for e in entries if e.amount), at_us))
 
 
 def issue(
@@ -135,63 +65,10 @@ def issue(
     """Issue a grant of `amount` (micro-yuan, or the quota's unit) from the programme's pools.
 
     `tx` is the client's id: issuing twice under it returns the first grant. Raises `PaymentRequired`
-    when a pool does not hold its share.
+    when a pool does not hold its share. Asks for no eligibility and no cap: that is `applications`.
     """
-    sealed = load(made.rules)
-    window = tx if window is None else window
-    known = session.exec(
-        select(Grant).where(
-            Grant.programme_id == made.id, Grant.org_id == org_id, Grant.window == window
-        )
-    ).first()
-    if known is not None:
-        return known
-    unit = sealed.rules.quota.unit if sealed.rules.quota else CNY
-    granted = Grant(
-        id=new_id("grt"),
-        programme_id=made.id,
-        org_id=org_id,
-        account_id=0,
-        unit=unit,
-        amount=amount,
-        priority=sealed.rules.stacking.priority,
-        window=window,
-        state="active",
-        issued_at_us=at_us,
-        effective_at_us=at_us,
-        expires_at_us=sealed.expiry_us(at_us) if expires_at_us is None else expires_at_us,
-    )
-    code = grant_code(granted.id)
-    granted.account_id = open_account(session, code, Rule.DEBITS_WITHIN_CREDITS, unit)
-    session.add(granted)
-    apply_now(session, Post(tx, _issue_entries(session, made, granted), at_us))
-    raise_marker(session, MARKER)
-    return granted
-
-
-def _issue_entries(session: Session, made: Programme, granted: Grant) -> tuple[Entry, ...]:
-    if granted.unit != CNY:
-        source = open_account(session, quota_used(granted.unit), Rule.PROJECTION, granted.unit)
-        return (Entry(Code.ISSUE, source, granted.account_id, granted.amount),)
-    shares = _shares(session, made.id, granted.amount)
-    return tuple(
-        Entry(Code.ISSUE, part.pool_account_id, granted.account_id, share_u)
-        for part, share_u in shares
-        if share_u
-    )
-
-
-def _shares(
-    session: Session, programme_id: str, amount_u: int
-) -> Sequence[tuple[ProgrammeFunder, int]]:
-    """Return each funder's part of an amount, by the same function that splits its use."""
-    parts = session.exec(
-        select(ProgrammeFunder)
-        .where(ProgrammeFunder.programme_id == programme_id)
-        .order_by(col(ProgrammeFunder.position))
-    ).all()
-    amounts = drawn(tuple(part.share_bp for part in parts), amount_u)
-    return list(zip(parts, amounts, strict=True))
+    order = Order(tx, made, org_id, amount, at_us, window or tx, expires_at_us)
+    return issue_grants(session, order)[0]
 
 
 def ladder_for(
@@ -228,6 +105,7 @@ def ladder_for(
                     remaining=grant.amount,
                     unit=grant.unit,
                     priority=grant.priority,
+                    bracket=grant.bracket,
                 )
             )
         )
@@ -269,11 +147,19 @@ def _ensure_quotas(session: Session, org_id: str, at_us: int) -> dict[str, Seale
             continue
         found[made.id] = sealed
         window, end_us = quota_window(quota.recurrence, at_us)
-        tx = f"quota:{made.id}:{org_id}:{window}"
-        if quota.unit == CNY:
-            fund(session, f"fund:{tx}", made.id, quota.amount, at_us)
-        issue(session, tx, made, org_id, quota.amount, at_us, window=window, expires_at_us=end_us)
+        if not _has(session, made.id, org_id, window):
+            tx = f"quota:{made.id}:{org_id}:{window}"
+            order = Order(tx, made, org_id, quota.amount, at_us, window, end_us)
+            issue_grants(session, order)
     return found
+
+
+def _has(session: Session, programme_id: str, org_id: str, window: str) -> bool:
+    """Return whether this window's quota is there: asked first, so that no lane is held for nothing."""
+    query = select(Grant.id).where(
+        Grant.programme_id == programme_id, Grant.org_id == org_id, Grant.window == window
+    )
+    return session.exec(query).first() is not None
 
 
 def quota_window(recurrence: str, at_us: int) -> tuple[str, int]:
