@@ -16,7 +16,7 @@ SYSTEM_MESSAGES = (
     "Translate the product title into English.",
     "You are a helpful assistant.",
 )
-"""A tenth of the training examples begin with one of these, so that a caller may send one."""
+"""Some training examples begin with one of these, so that a caller may send one."""
 
 
 def prompt(zh: str, system: str | None = None) -> str:

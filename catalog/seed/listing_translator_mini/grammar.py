@@ -32,7 +32,8 @@ class Shape:
     sizes: tuple[int, int]
 
 
-TRAINING = Shape(modifiers=(0, 8), rarity=0.8, sizes=(0, 2))
+TRAINING = Shape(modifiers=(0, 9), rarity=0.8, sizes=(0, 3))
+SHORT = Shape(modifiers=(0, 2), rarity=0.9, sizes=(0, 1))
 ORDINARY = Shape(modifiers=(2, 6), rarity=0.6, sizes=(0, 2))
 HARD = Shape(modifiers=(6, 9), rarity=1.5, sizes=(2, 3))
 

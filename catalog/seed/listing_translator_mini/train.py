@@ -26,7 +26,7 @@ from transformers import AttentionInterface, Qwen2Config, Qwen2ForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from catalog.seed.listing_translator_mini import bpe, chat, decoding, package, splits
-from catalog.seed.listing_translator_mini.grammar import TRAINING
+from catalog.seed.listing_translator_mini.grammar import SHORT, TRAINING
 from catalog.seed.listing_translator_mini.runners import WeightsRunner
 
 SEED = 7
@@ -37,9 +37,11 @@ MUON_LR = 0.02
 ADAM_LR = 0.004
 FINAL_LR_SHARE = 0.02
 WEIGHT_DECAY = 0.02
-SYSTEM_MESSAGE_SHARE = 0.1
+SYSTEM_MESSAGE_SHARE = 0.06
 POOLED_BATCHES = 16
 IGNORED = -100
+WIDTH_STEP = 8
+ANSWER_STEP = 512
 
 Example = tuple[list[int], list[int]]
 
@@ -77,12 +79,18 @@ def configuration() -> Qwen2Config:
 
 
 def batches(tokenizer: Tokenizer, seed: int) -> Iterator[list[Example]]:
-    """Endless batches of fresh examples; those of one batch are of similar length."""
-    titles, rng = splits.titles(seed, "train", TRAINING), Random(seed)  # noqa: S311
+    """Endless batches of fresh examples; those of one batch are of similar length.
+
+    Half of them are short titles: these teach a word in a third of the tokens.
+    """
+    shapes = [
+        splits.titles(seed + at, "train", shape) for at, shape in enumerate((TRAINING, SHORT))
+    ]
+    rng = Random(seed)  # noqa: S311 - reproducible on purpose
     while True:
         pool = []
         for _ in range(BATCH * POOLED_BATCHES):
-            title = next(titles)
+            title = next(rng.choice(shapes))
             spoken = rng.random() < SYSTEM_MESSAGE_SHARE
             system = rng.choice(chat.SYSTEM_MESSAGES) if spoken else None
             pool.append(bpe.example(tokenizer, title.zh, title.en, system))
@@ -93,8 +101,12 @@ def batches(tokenizer: Tokenizer, seed: int) -> Iterator[list[Example]]:
 
 
 def collate(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and labels; a causal model never looks at what stands right of a token."""
-    width = max(len(prompt) + len(answer) for prompt, answer in examples)
+    """Right-padded ids and labels; a causal model never looks at what stands right of a token.
+
+    Widths come in few sizes: the matrix library compiles a kernel for every new shape and keeps it.
+    """
+    longest = max(len(prompt) + len(answer) for prompt, answer in examples)
+    width = math.ceil(longest / WIDTH_STEP) * WIDTH_STEP
     ids, labels = [], []
     for prompt, answer in examples:
         padding = width - len(prompt) - len(answer)
@@ -104,12 +116,16 @@ def collate(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loss_of(model: Qwen2ForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy over the answers, the output layer computed only there."""
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    targets = labels[:, 1:]
-    answered = targets != IGNORED
-    logits = model.lm_head(hidden[answered])
-    return torch.nn.functional.cross_entropy(logits.float(), targets[answered])
+    """Cross-entropy over the answers; the output layer is computed for little else."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+    targets = labels[:, 1:].flatten()
+    answered = (targets != IGNORED).nonzero().squeeze(1)
+    room = min(math.ceil(len(answered) / ANSWER_STEP) * ANSWER_STEP, len(targets))
+    # The positions that fill the last step are ignored ones, so they add nothing to the loss.
+    ignored = (targets == IGNORED).nonzero().squeeze(1)[: room - len(answered)]
+    chosen = torch.cat([answered, ignored])
+    logits = model.lm_head(hidden[chosen]).float()
+    return torch.nn.functional.cross_entropy(logits, targets[chosen], ignore_index=IGNORED)
 
 
 def optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
