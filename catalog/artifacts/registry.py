@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlmodel import Session, col
 
 from catalog.artifacts.sql import insert_missing, join_writers
@@ -93,6 +93,11 @@ def hold(
             session.execute(
                 update(Holding).where(*mine, later).values(leased_until_us=leased_until_us)
             )
+
+
+def let_go(session: Session, holder: str) -> None:
+    """End everything that `holder` holds; the collector takes what nobody else does."""
+    session.execute(delete(Holding).where(col(Holding.holder) == holder))
 
 
 def held(session: Session, holders: Iterable[str], digests: Iterable[str]) -> set[str]:

@@ -29,13 +29,15 @@ def insert_missing(session: Session, table: type[SQLModel], rows: Sequence[dict[
 def join_writers(session: Session) -> None:
     """Hold the collector off until this transaction ends; writers do not hinder each other.
 
-    On SQLite every writing transaction is alone already.
+    On SQLite every writing transaction is alone already, from its first statement on: so make it begin.
     """
+    session.connection()
     if kind(session) == "postgresql":
         session.execute(text(f"SELECT pg_advisory_xact_lock_shared({_LOCK})"))
 
 
 def lock_out_writers(session: Session) -> None:
     """Be the only one that registers, pins or removes until this transaction ends."""
+    session.connection()
     if kind(session) == "postgresql":
         session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 from sqlmodel import Session, col
 
+from catalog.artifacts import registry
 from catalog.artifacts.sql import insert_missing, join_writers
 from catalog.artifacts.tables import Holding
 from catalog.ground.errors import BadRequest, Conflict
@@ -81,7 +82,7 @@ def remove(session: Session, repo: Repo) -> None:
     join_writers(session)
     for owner in (Ref, Pull, Commit, TreeEntry, XetSession):
         session.execute(delete(owner).where(col(owner.repo_id) == repo.id))
-    session.execute(delete(Holding).where(col(Holding.holder) == repo.id))
+    registry.let_go(session, repo.id)
     session.delete(repo)
 
 
