@@ -11,21 +11,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlmodel import Session
+from sqlmodel import Session, select
 from starlette.exceptions import HTTPException
 
+from catalog.artifacts.store import open_store
 from catalog.ground.clock import now_us
+from catalog.ground.database import Database
 from catalog.ground.errors import BadRequest, NotFound, TokenMartError
+from catalog.ground.identity import Caller
 from catalog.ground.ids import new_id
 from catalog.ground.rendering import render_openai, render_problem
+from catalog.hub.access import open_gate
+from catalog.hub.router import build_hub, hub_router
+from catalog.hub.tables import Repo
+from catalog.hub.web import Hub
+from catalog.listings.endpoints import listings_router
+from catalog.listings.offer import is_on_offer
+from catalog.listings.prices import PriceOf, Prices
+from catalog.listings.tables import Listing
 from marketplace.gateway.directory import Directory
 from marketplace.gateway.endpoints import gateway_router
+from marketplace.gateway.endpoints_account import account_router
 from marketplace.gateway.hot import PATHS, Hot
 from marketplace.gateway.money import Books
 from marketplace.gateway.request import Receive, Scope, Send
@@ -34,7 +47,9 @@ from marketplace.ledger.accounts import account_id
 from marketplace.ledger.chart import CLEARING, FREE_COST, OVERRUN, ROUNDING
 from marketplace.ledger.sweep import expired_holds
 from marketplace.ledger.writer import LedgerWriter
+from marketplace.members.identify import identify_by
 from marketplace.migrations.migrate import migrate
+from marketplace.prices.service import price_at
 from marketplace.settings import Settings
 
 _SWEEP_S = 1.0
@@ -49,6 +64,7 @@ class Marketplace:
         self.settings = settings
         self.database = settings.database
         self.hot: Hot | None = None
+        self.hub = _hub(settings)
         self.web = _web(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,6 +100,7 @@ class Marketplace:
             await asyncio.gather(*tasks, return_exceptions=True)
             await upstream.close()
             await asyncio.to_thread(writer.close)
+            await asyncio.to_thread(self.hub.downloads.flush)
             self.hot = None
 
     async def _sweep(self, writer: LedgerWriter) -> None:
@@ -105,6 +122,36 @@ def _books(session: Session) -> Books:
     return Books(**{field: account_id(session, code) for field, code in names.items()})
 
 
+def _hub(settings: Settings) -> Hub:
+    data = settings.data_dir
+    return build_hub(
+        settings.database,
+        open_store(settings.artifacts_url or str(data / "artifacts"), spool=data / "spool"),
+        identify_by(settings.database),
+        secret=settings.signing_secret,
+        gate=_only_what_is_listed,
+        public_url=settings.public_url or None,
+    )
+
+
+def _only_what_is_listed(session: Session, repo: Repo, caller: Caller | None) -> str | None:
+    """Open a repository's files to strangers when its listing is on offer, and not before."""
+    slug = f"{repo.org}/{repo.name}".lower()
+    listing = session.exec(select(Listing).where(Listing.slug == slug)).first()
+    if listing is None or not is_on_offer(listing, now_us()):
+        return "This model has not passed review; only its publisher may read its files."
+    return open_gate(session, repo, caller)
+
+
+def _price_of(database: Database) -> PriceOf:
+    def price_of(slug: str) -> Prices | None:
+        with database.reading() as session:
+            price = price_at(session, slug, now_us())
+            return None if price is None else json.loads(price.text)
+
+    return price_of
+
+
 def _web(market: Marketplace) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -112,7 +159,12 @@ def _web(market: Marketplace) -> FastAPI:
             yield
 
     web = FastAPI(title="TokenMart 词元超市", version="0.1.0", lifespan=lifespan)
-    web.include_router(gateway_router(market.database))
+    database = market.database
+    identify = identify_by(database)
+    web.include_router(gateway_router(database))
+    web.include_router(account_router(market))
+    web.include_router(listings_router(database, identify, _price_of(database)))
+    web.include_router(hub_router(market.hub))
     web.add_exception_handler(TokenMartError, _render)
     web.add_exception_handler(HTTPException, _render_http)
     web.add_exception_handler(RequestValidationError, _render_invalid)

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import secrets
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from catalog.ground.database import Database
+
+_SECRET_CHARACTERS = 32
 
 
 class Settings(BaseSettings):
@@ -26,6 +29,12 @@ class Settings(BaseSettings):
     """Where the SQLite database, artifacts and logs live."""
     database_url: str = ""
     """`sqlite:///path` or `postgresql://…`; empty: `tokenmart.db` in the data directory."""
+    artifacts_url: str = ""
+    """Where artifacts are kept: a folder or any fsspec URL (`s3://…`); empty: in the data directory."""
+    secret: str = Field(default="", repr=False)
+    """Signs upload links; every replica needs the same one. Empty: made once in the data directory."""
+    public_url: str = ""
+    """The address that callers see, when a proxy stands in front; empty: taken from each request."""
     host: str = "127.0.0.1"
     """Address that the gateway listens on."""
     port: int = Field(default=8000, ge=0, le=65535)
@@ -46,6 +55,27 @@ class Settings(BaseSettings):
     """How long an engine may stay silent before a call is given up."""
     free_daily_u: int = Field(default=200_000, ge=0)
     """The platform's free quota for each organisation and Beijing day, in micro-yuan."""
+
+    @model_validator(mode="after")
+    def _refuse_defaults_outside_development(self) -> Self:
+        if self.environment == "production" and len(self.secret) < _SECRET_CHARACTERS:
+            raise ValueError(
+                "TOKENMART_SECRET must be set in production, to 32 random characters or more: "
+                "openssl rand -hex 32"
+            )
+        return self
+
+    @cached_property
+    def signing_secret(self) -> bytes:
+        """The secret that signs links; in development made on first use, mode 0600."""
+        if self.secret:
+            return self.secret.encode()
+        kept = self.data_dir / "secret"
+        if not kept.exists():
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            kept.touch(mode=0o600)
+            kept.write_text(secrets.token_hex(32))
+        return kept.read_text().encode()
 
     @cached_property
     def database(self) -> Database:

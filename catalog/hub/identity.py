@@ -1,25 +1,10 @@
-"""Who is calling. Keys are somebody else's business: this says only what the hub needs to know."""
+"""Who is calling (`catalog.ground.identity`), and which roles may write and administer a repository."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from catalog.ground.identity import Caller, Identify
 
-Role = Literal["owner", "admin", "dev", "finance", "auditor"]
+WRITERS = frozenset({"owner", "admin", "dev"})
+ADMINS = frozenset({"owner", "admin"})
 
-WRITERS: frozenset[Role] = frozenset({"owner", "admin", "dev"})
-ADMINS: frozenset[Role] = frozenset({"owner", "admin"})
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """A known caller: `orgs` maps the slug of each organisation to the role in it."""
-
-    name: str
-    orgs: Mapping[str, Role] = field(default_factory=dict)
-    is_operator: bool = False
-
-
-Identify = Callable[[str | None], Caller | None]
-"""Takes the raw `Authorization` header, returns who that is, None for nobody known. May block."""
+__all__ = ["ADMINS", "WRITERS", "Caller", "Identify"]
