@@ -11,6 +11,7 @@ from marketplace.cli import (
     members,
     organisations,
     prices,
+    quote,
     run,
     serve,
     usage,
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command("up")(run.up)
 app.command("init")(run.init)
+app.command("quote")(quote.quote)
 app.command("usage")(usage.usage)
 app.add_typer(organisations.app, name="org")
 app.add_typer(members.app, name="member")

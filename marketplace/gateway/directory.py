@@ -66,6 +66,26 @@ class KeyRecord:
     expires_at_us: int | None
     revoked_at_us: int | None
 
+    @classmethod
+    def of_organisation(cls, org_id: str, org_slug: str) -> KeyRecord:
+        """Return what a key without any limit would be: for questions, never for calls."""
+        return cls(
+            id="",
+            org_id=org_id,
+            org_slug=org_slug,
+            org_active=True,
+            project_id="",
+            operator=False,
+            listings=None,
+            networks=(),
+            rpm=None,
+            concurrency=None,
+            daily_u=None,
+            monthly_u=None,
+            expires_at_us=None,
+            revoked_at_us=None,
+        )
+
     def check(self, at_us: int, client: str | None) -> None:
         """Raise what is wrong with using this key now, from `client` (an address)."""
         if self.revoked_at_us is not None:

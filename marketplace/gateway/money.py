@@ -73,24 +73,25 @@ class Call:
 
     def decide(self, available: Available) -> tuple[tuple[Leg, ...], str]:
         """Choose who pays, with every account locked; shorten the answer when money is short."""
-        plan = self._draw(self.max_tokens, available)
-        room_u = self.caps.room_u(available)
-
-        def fits(plan: Plan) -> bool:
-            return not plan.shortfall_u and spent_u(plan) <= room_u
-
-        if not fits(plan):
+        plan = self.draw(self.max_tokens, available)
+        if not self.affords(plan, available):
             affordable = largest(
-                lambda tokens: fits(self._draw(tokens, available)), self.max_tokens
+                lambda tokens: self.affords(self.draw(tokens, available), available),
+                self.max_tokens,
             )
             if affordable < min(FEWEST_OUTPUT_TOKENS, self.max_tokens):
                 raise self._refusal(plan, affordable, available)
             self.max_tokens, self.clamped = affordable, True
-            plan = self._draw(affordable, available)
+            plan = self.draw(affordable, available)
         self.plan = plan
         return self._legs(plan), plan.to_json()
 
-    def _draw(self, output_tokens: int, available: Available) -> Plan:
+    def affords(self, plan: Plan, available: Available) -> bool:
+        """Return whether vouchers and wallet pay the plan, within the key's caps."""
+        return not plan.shortfall_u and spent_u(plan) <= self.caps.room_u(available)
+
+    def draw(self, output_tokens: int, available: Available) -> Plan:
+        """Return who would pay for an answer of so many tokens per choice."""
         output = output_tokens * self.choices
         price = estimate_u(
             self.record.components, self.input_tokens, output, at_us=self.started_at_us
