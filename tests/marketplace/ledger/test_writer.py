@@ -1,0 +1,353 @@
+"""The writer: one transaction for all who wait, and what happens when the database does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from support.ledger_world import T0, TTL, World, usage
+
+from catalog.ground.database import Database
+from catalog.ground.errors import (
+    Conflict,
+    InternalError,
+    LedgerCorrupt,
+    PaymentRequired,
+    Unavailable,
+)
+from marketplace.ledger import writer as writer_module
+from marketplace.ledger.operations import Available, Done, Entry, Held, Hold, Leg, Post, Settle
+from marketplace.ledger.writer import LedgerWriter
+
+
+@pytest.fixture
+def writer(world: World) -> Iterator[LedgerWriter]:
+    writer = LedgerWriter(world.database, "writer")
+    yield writer
+    writer.close()
+
+
+def _batches(world: World) -> int:
+    with world.database.reading() as session:
+        return int(
+            session.connection().execute(text("SELECT count(*) FROM ledger_batch")).scalar_one()
+        )
+
+
+def test_many_tasks_share_transactions(world: World, writer: LedgerWriter) -> None:
+    wallet = world.account("wallet:a", 100)
+    before = _batches(world)
+
+    async def call(number: int) -> bool:
+        tx = f"c{number}"
+        try:
+            await writer.apply(world.hold(tx, (wallet, 10)))
+        except PaymentRequired:
+            return False
+        await asyncio.sleep(0.2)
+        await writer.apply(world.settle(tx, [10], wallet=10, voucher=0))
+        return True
+
+    async def all_at_once() -> list[bool]:
+        return await asyncio.gather(*(call(number) for number in range(64)))
+
+    assert sum(asyncio.run(all_at_once())) == 10
+    assert world.totals(wallet) == (0, 100, 100)
+    assert _batches(world) - before < 40
+
+
+def test_many_threads_never_spend_more_than_there_is(world: World, writer: LedgerWriter) -> None:
+    wallet = world.account("wallet:a", 1000)
+    served = []
+
+    def call(number: int) -> None:
+        try:
+            writer.submit(world.hold(f"c{number}", (wallet, 100)))
+        except PaymentRequired:
+            return
+        writer.submit(world.settle(f"c{number}", [90], wallet=90, voucher=0))
+        served.append(number)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # Whoever settles gives 10 back, so an eleventh may fit; never a twelfth.
+    assert 10 <= len(served) <= 11
+    assert world.totals(wallet) == (0, 90 * len(served), 1000)
+
+
+def _together(writer: LedgerWriter, *operations: Any) -> list[Any]:
+    """Submit operations so that they wait together; returns outcomes and errors."""
+
+    async def run() -> list[Any]:
+        return await asyncio.gather(
+            *(writer.apply(operation) for operation in operations), return_exceptions=True
+        )
+
+    return asyncio.run(run())
+
+
+def test_whoever_spoils_a_batch_is_alone(world: World, writer: LedgerWriter) -> None:
+    wallet = world.account("wallet:a", 100)
+    world.do(world.hold("c0", (wallet, 10)))
+    world.do(world.hold("c1", (wallet, 10)))
+    world.do(world.settle("c1", [10], wallet=10, voucher=0))
+
+    def breaks(_available: Available) -> tuple[tuple[Leg, ...], str]:
+        raise KeyError("a bug")
+
+    stolen_event = world.settle("c0", [10], row=usage("c1", 10, wallet=10))
+    outcomes = _together(
+        writer,
+        *(world.hold(f"d{i}", (wallet, 5)) for i in range(3)),
+        Hold("bug", "org", (wallet,), breaks, T0, T0 + TTL),
+        world.hold("c1", (wallet, 5)),
+        world.settle("c0", [11], cost=11),
+        stolen_event,
+        *(world.hold(f"e{i}", (wallet, 5)) for i in range(3)),
+    )
+    kinds = [type(outcome) for outcome in outcomes]
+    assert kinds == [*[Held] * 3, InternalError, Conflict, LedgerCorrupt, Conflict, *[Held] * 3]
+    assert world.totals(wallet) == (40, 10, 100)
+    assert writer.submit(world.settle("c0", [10], wallet=10, voucher=0)) == Done(changed=True)
+
+
+def test_an_operation_that_no_database_can_take_is_our_fault_alone(
+    world: World, writer: LedgerWriter
+) -> None:
+    wallet = world.account("wallet:a", 100)
+    # No column of SQLite takes an object, no number of PostgreSQL takes a word.
+    odd = Hold("odd", "org", (wallet,), lambda _: ((), object()), T0, "soon")  # type: ignore[arg-type, return-value]
+    outcomes = _together(writer, world.hold("c1", (wallet, 5)), odd, world.hold("c2", (wallet, 5)))
+    assert [type(outcome) for outcome in outcomes] == [Held, InternalError, Held]
+
+
+def test_a_closed_writer_says_so(world: World) -> None:
+    writer = LedgerWriter(world.database, "short")
+    wallet = world.account("wallet:a", 100)
+    writer.submit(world.post("p", wallet, world.bank, 1))
+    writer.close()
+    with pytest.raises(Unavailable):
+        writer.submit(world.post("q", wallet, world.bank, 1))
+
+
+def test_what_was_queued_is_finished_before_closing(world: World) -> None:
+    writer = LedgerWriter(world.database, "short")
+    wallet = world.account("wallet:a", 100)
+
+    async def run() -> list[Any]:
+        waiting = [
+            asyncio.ensure_future(writer.apply(world.post(f"p{i}", wallet, world.bank, 1)))
+            for i in range(50)
+        ]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(writer.close)
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(run()) == [Done(changed=True)] * 50
+    assert writer.queued == 0
+
+
+def test_a_terminated_connection_repeats_nothing(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    world = World(database)
+    wallet = world.account("wallet:a", 100_000)
+    writer = LedgerWriter(database, "cut-often")
+    stop = threading.Event()
+    cuts = 0
+
+    def cut() -> None:
+        nonlocal cuts
+        while not stop.wait(0.15):
+            with database.session() as session:
+                cuts += (
+                    session.connection()
+                    .execute(
+                        text(
+                            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                            "WHERE pid <> pg_backend_pid() AND query LIKE '%ledger%' "
+                            "AND application_name = '' AND datname = current_database()"
+                        )
+                    )
+                    .scalar_one()
+                )
+
+    async def call(number: int) -> None:
+        for again in range(12):
+            tx = f"c{number}-{again}"
+            await writer.apply(world.hold(tx, (wallet, 10)))
+            await writer.apply(world.settle(tx, [7], wallet=7, voucher=0))
+
+    async def all_calls() -> None:
+        await asyncio.gather(*(call(number) for number in range(16)))
+
+    world.close()
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    try:
+        asyncio.run(all_calls())
+    finally:
+        stop.set()
+        cutter.join()
+        writer.close()
+    assert cuts > 0
+    assert world.totals(wallet) == (0, 16 * 12 * 7, 100_000)
+    assert world.problems() == []
+    database.dispose()
+
+
+def test_a_commit_whose_answer_was_lost_is_not_done_twice(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks just after COMMIT: the batch is repeated, and everybody gets its answer."""
+    world = World(database)
+    wallet = world.account("wallet:a", 100)
+    world.do(world.hold("c0", (wallet, 20)))
+    writer = LedgerWriter(database, "lost")
+    lost = []
+
+    class OperationalError(Exception):
+        pass
+
+    def lose(connection: Any) -> Any:
+        dialect = original(connection)
+        commit = dialect.commit
+
+        def committed() -> None:
+            commit()
+            if not lost:
+                lost.append(True)
+                raise OperationalError("the server closed the connection unexpectedly")
+
+        dialect.commit = committed
+        return dialect
+
+    original = writer_module.dialect_of
+    monkeypatch.setattr(writer_module, "dialect_of", lose)
+    outcomes = _together(
+        writer,
+        world.settle("c0", [15], wallet=15, voucher=0),
+        world.hold("c1", (wallet, 30), plan="kept"),
+        world.post("p", wallet, world.bank, 5),
+    )
+    assert lost
+    assert [type(outcome) for outcome in outcomes] == [Done, Held, Done]
+    assert outcomes[1] == Held((Leg(wallet, 30, world.clearing),), "kept")
+    assert world.totals(wallet) == (30, 20, 100)
+    writer.close()
+    world.close()
+    assert world.problems() == []
+
+
+class _Full(Database):
+    """A database whose disk is full whenever `full` says so."""
+
+    full = False
+
+    def raw_connection(self) -> Any:
+        if self.kind == "postgresql":
+            import psycopg
+
+            if self.full:
+                raise psycopg.errors.DiskFull("could not extend file: No space left on device")
+            return super().raw_connection()
+        connection = super().raw_connection()
+        if self.full:
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+
+def test_a_full_disk_is_named_and_charges_nothing(database_url: str) -> None:
+    database = _Full(database_url)
+    world = World(database)
+    wallet = world.account("wallet:a", 10_000)
+    database.full = True
+    writer = LedgerWriter(database, "full")
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match="disk is full") as refusal:
+        for number in range(200):
+            writer.submit(world.hold(f"c{number}", (wallet, 1), plan="x" * 5_000))
+    assert refusal.value.retry_after_s
+    assert time.monotonic() - started < 9
+    database.full = False
+    promised = world.totals(wallet)[0]
+    writer.submit(world.hold("after", (wallet, 1)))
+    assert world.totals(wallet)[0] == promised + 1
+    writer.close()
+    world.close()
+    assert world.problems() == []
+    database.dispose()
+
+
+def test_a_database_that_stays_away_is_given_up_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(database)
+    wallet = world.account("wallet:a", 100)
+    writer = LedgerWriter(database, "away")
+    monkeypatch.setattr(writer_module, "_PATIENCE_S", 0.5)
+    reachable = database.raw_connection
+    away = threading.Event()
+
+    def connect() -> Any:
+        if away.is_set():
+            raise OSError("no route to host")
+        return reachable()
+
+    monkeypatch.setattr(database, "raw_connection", connect)
+    away.set()
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        writer.submit(world.post("p", wallet, world.bank, 1))
+    away.clear()
+    assert writer.submit(world.post("p", wallet, world.bank, 1)) == Done(changed=True)
+    writer.close()
+    world.close()
+
+
+def test_two_writers_end_each_others_holds(database: Database) -> None:
+    """A settlement races a sweeper's release in another lane: one of them wins, money moves once."""
+    world = World(database)
+    wallet = world.account("wallet:a", 10_000)
+    one, two = LedgerWriter(database, "one"), LedgerWriter(database, "two")
+    txs = [f"c{number}" for number in range(60)]
+
+    async def race() -> tuple[list[Any], list[Any]]:
+        await asyncio.gather(*(one.apply(world.hold(tx, (wallet, 10))) for tx in txs))
+        settling = asyncio.gather(
+            *(one.apply(world.settle(tx, [10], wallet=10, voucher=0)) for tx in txs),
+            return_exceptions=True,
+        )
+        releasing = asyncio.gather(
+            *(two.apply(world.release(tx, expired=True)) for tx in reversed(txs))
+        )
+        return await settling, await releasing
+
+    settled, released = asyncio.run(race())
+    one.close()
+    two.close()
+    for tx, paid, gone in zip(txs, settled, reversed(released), strict=True):
+        assert isinstance(paid, Done) != gone.changed, tx
+    paid_for = sum(isinstance(outcome, Done) for outcome in settled)
+    assert world.totals(wallet) == (0, 10 * paid_for, 10_000)
+    world.close()
+    assert world.problems() == []
+
+
+def test_late_settlements_and_posts_carry_what_they_say(world: World, writer: LedgerWriter) -> None:
+    wallet = world.account("wallet:a", 100)
+    writer.submit(world.hold("c1~late", (wallet, 10)))
+    late = world.settle("c1~late", [10], row=usage("c1", 10, wallet=10))
+    assert isinstance(late, Settle)
+    assert writer.submit(late) == Done(changed=True)
+    assert writer.submit(late) == Done(changed=False)
+    several = Post("p", tuple(Entry(22, wallet, world.bank, n) for n in (1, 2, 3)), T0)  # type: ignore[arg-type]
+    assert writer.submit(several) == Done(changed=True)
+    assert world.left(wallet) == 84
