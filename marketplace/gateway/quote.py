@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from sqlmodel import Session, col, select
@@ -22,7 +22,7 @@ from marketplace.vouchers.plan import CNY, FREE, REIMBURSE, Leg
 from marketplace.vouchers.pools import split_of
 from marketplace.vouchers.tables import Funder, Grant
 
-_NO_BOOKS = Books(clearing=0, overrun=0, rounding=0, free_cost=0)
+_NO_BOOKS = Books(**{field.name: 0 for field in fields(Books)})
 _NOWHERE = EndpointRecord(id="", url="", model="", api_key="")
 _KINDS: dict[int, Literal["free", "instant", "reimburse"]] = {
     FREE: "free",
