@@ -97,7 +97,9 @@ class Call:
             self.record.components, self.input_tokens, output, at_us=self.started_at_us
         )
         tokens = self.input_tokens + output
-        return self.payer.ladder.draw(price, available, self.started_at_us, tokens)
+        # A day's first call makes its own quota, which then is younger than the call.
+        at_us = max(self.started_at_us, self.payer.built_at_us)
+        return self.payer.ladder.draw(price, available, at_us, tokens)
 
     def _legs(self, plan: Plan) -> tuple[Leg, ...]:
         legs = [Leg(leg.account_id, leg.amount, self._sink(leg.account_id)) for leg in plan.legs]
