@@ -44,7 +44,7 @@ from marketplace.gateway.money import Books
 from marketplace.gateway.request import Receive, Scope, Send
 from marketplace.gateway.upstream import Upstream
 from marketplace.ledger.accounts import account_id
-from marketplace.ledger.chart import CLEARING, FREE_COST, OVERRUN, ROUNDING
+from marketplace.ledger.chart import CLEARING, FEE, FREE_COST, OVERRUN, ROUNDING
 from marketplace.ledger.sweep import expired_holds
 from marketplace.ledger.writer import LedgerWriter
 from marketplace.members.identify import identify_by
@@ -118,7 +118,13 @@ class Marketplace:
 
 
 def _books(session: Session) -> Books:
-    names = {"clearing": CLEARING, "overrun": OVERRUN, "rounding": ROUNDING, "free_cost": FREE_COST}
+    names = {
+        "clearing": CLEARING,
+        "overrun": OVERRUN,
+        "rounding": ROUNDING,
+        "free_cost": FREE_COST,
+        "fee": FEE,
+    }
     return Books(**{field: account_id(session, code) for field, code in names.items()})
 
 

@@ -30,6 +30,7 @@ from marketplace.members.keys import MARKER as KEYS
 from marketplace.members.keys import digest
 from marketplace.members.markers import FACTS
 from marketplace.members.tables import ApiKey, Organisation
+from marketplace.payouts.fees import fee_at
 from marketplace.prices.components import Components
 from marketplace.prices.service import MARKER as PRICES
 from marketplace.prices.service import price_at
@@ -138,6 +139,7 @@ class ListingRecord:
     until_us: int
     """When to look again: the price or the listing's grace ends."""
     owner_account_id: int
+    fee_bp: int
     endpoints: tuple[EndpointRecord, ...]
 
 
@@ -307,13 +309,16 @@ class Directory:
             if listing is None or price is None:
                 return model_not_found(slug)
             owner = open_account(session, owner_unsettled(listing.owner_org), Rule.PROJECTION)
+            fee = fee_at(session, slug, listing.owner_org, at_us)
+            ends = (price.until_us, listing.until_us, fee.until_us)
             return ListingRecord(
                 listing=listing,
                 price_version_id=price.id,
                 components=price.components,
                 components_text=price.text,
-                until_us=min(price.until_us or _FOREVER_US, listing.until_us or _FOREVER_US),
+                until_us=min(end or _FOREVER_US for end in ends),
                 owner_account_id=owner,
+                fee_bp=fee.fee_bp,
                 endpoints=_endpoints(session, slug),
             )
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from catalog.ground.clock import SECOND_US, to_iso
 from catalog.ground.errors import PaymentRequired
-from catalog.ground.units import format_yuan
+from catalog.ground.units import format_yuan, share_u
 from marketplace.gateway.caps import NO_CAPS, Cap, KeyCaps, window_words
 from marketplace.gateway.directory import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
 from marketplace.gateway.sse import StreamReader
@@ -33,6 +33,7 @@ class Books:
     overrun: int
     rounding: int
     free_cost: int
+    fee: int
 
 
 @dataclass(slots=True)
@@ -265,11 +266,13 @@ class Bill:
         """Return the settlement of the hold `tx` with this bill."""
         books, record = call.books, call.record
         counted_u = sum(part.counted_u for part in self.parts)
+        fee_u = share_u(self.cost_u, record.fee_bp)
         moves = (
             Entry(Code.FREE_COST, books.free_cost, books.clearing, counted_u),
             Entry(Code.ROUNDING, books.rounding, books.clearing, self.rounding_u),
             Entry(Code.OVERRUN, books.overrun, books.clearing, self.overrun_u),
-            Entry(Code.ACCRUE, books.clearing, record.owner_account_id, self.cost_u),
+            Entry(Code.ACCRUE, books.clearing, record.owner_account_id, self.cost_u - fee_u),
+            Entry(Code.FEE, books.clearing, books.fee, fee_u),
         )
         posted = tuple(part.leg.amount for part in self.parts)
         entries = tuple(move for move in moves if move.amount)

@@ -25,6 +25,7 @@ from marketplace.vouchers.pools import (
     funders_of,
     keep_epochs,
     pools_u,
+    programme_epochs,
 )
 from marketplace.vouchers.rules import Programme as Sealed
 from marketplace.vouchers.rules import load
@@ -247,9 +248,10 @@ def sized(
     keys = cap_keys(sealed, facts, against, at_us)
     found = size(sealed, amount_u, facts, against, at_us, counted(session, keys), pools)
     mode = sealed.rules.on_funder_exhausted
-    shares = tuple((part.funder_id, part.share_bp) for part in parts)
     held = pools_u(session, parts)
-    backed_u = back([(0, shares)], 0, found.amount_u, held, mode, PLATFORM).amount_u
+    backed_u = back(
+        programme_epochs(session, made.id), 0, found.amount_u, held, mode, PLATFORM
+    ).amount_u
     if mode == "platform_covers" or backed_u == found.amount_u:
         return found
     text = f"The pools of {sealed.name} back {backed_u} micro-yuan."

@@ -87,8 +87,13 @@ def epochs_of(session: Session, grant: Grant) -> Epochs:
     rows = session.exec(query.order_by(col(GrantEpoch.start_u))).all()
     if rows:
         return [(row.start_u, tuple((f, bp) for f, bp in json.loads(row.shares))) for row in rows]
-    parts = funders_of(session, grant.programme_id)
-    return [(0, tuple((part.funder_id, part.share_bp) for part in parts))]
+    return programme_epochs(session, grant.programme_id)
+
+
+def programme_epochs(session: Session, programme_id: str) -> Epochs:
+    """Return the split of a grant that no funder's exhaustion has changed."""
+    parts = funders_of(session, programme_id)
+    return [(0, tuple((part.funder_id, part.share_bp) for part in parts if part.share_bp))]
 
 
 def keep_epochs(session: Session, grant: Grant, epochs: Epochs) -> None:

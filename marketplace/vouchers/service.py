@@ -19,6 +19,7 @@ from marketplace.ledger.chart import CNY, Rule, quota_used, reimburse_due
 from marketplace.vouchers.granting import MARKER, Order, issue_grants
 from marketplace.vouchers.knowledge import facts_of, org_facts
 from marketplace.vouchers.ladder import Ladder
+from marketplace.vouchers.leases import lease
 from marketplace.vouchers.pools import fund
 from marketplace.vouchers.programmes import programme, publish
 from marketplace.vouchers.rules import Issued, load
@@ -93,6 +94,8 @@ def ladder_for(
     terms = []
     sinks = {}
     for grant in grants:
+        if grant.ceiling is not None:
+            lease(session, grant, at_us)
         rules = sealed.get(grant.programme_id) or _sealed(session, grant.programme_id)
         sealed[grant.programme_id] = rules
         terms.append(
