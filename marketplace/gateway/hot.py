@@ -1,6 +1,6 @@
-"""The hot path: one metered call, from the key to the last byte.
+"""The hot path: one metered call, from the key to its hold; `exchange` takes it from there.
 
-    read ─► who ─► what ─► how much at most ─► hold ─► forward ─► settle ─► last byte
+    read ─► who ─► what ─► how much at most ─► hold ─► exchange
 
 An ASGI callable without a framework, because the framework would cost more than everything it does here.
 What a client saw complete is settled durably: the body of a plain answer, and the closing `[DONE]` of a
@@ -17,11 +17,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from catalog.ground.clock import SECOND_US, Clock, now_us
 from catalog.ground.errors import (
-    Conflict,
     ContextTooLong,
     Forbidden,
     PaymentRequired,
@@ -38,8 +35,9 @@ from marketplace.gateway.directory import (
     ListingRecord,
     model_not_found,
 )
+from marketplace.gateway.exchange import Errands, Exchange
 from marketplace.gateway.limits import ConcurrencyLimiter, RateLimiter
-from marketplace.gateway.money import Bill, Books, Call
+from marketplace.gateway.money import Books, Call
 from marketplace.gateway.request import (
     ClientGone,
     Envelope,
@@ -49,15 +47,10 @@ from marketplace.gateway.request import (
     bearer,
     parse,
     read_body,
-    rewrite,
 )
-from marketplace.gateway.sse import DONE, StreamReader
-from marketplace.gateway.upstream import Answer, Upstream, broken, timed_out
-from marketplace.gateway.usage import usage_of
-from marketplace.gateway.wire import WireError
+from marketplace.gateway.upstream import Upstream
 from marketplace.ledger.operations import Held, Release, Renew
 from marketplace.ledger.writer import LedgerWriter
-from marketplace.prices.components import Buckets, normalise_usage
 from marketplace.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -83,7 +76,7 @@ class Hot:
         self._rates = RateLimiter()
         self._slots = ConcurrencyLimiter()
         self.open_calls: dict[str, Call] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.errands = Errands()
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,7 +105,18 @@ class Hot:
             call = await self._admit(generation_id, key, record, envelope, body, started_at_us)
             call.headers.append((b"x-ratelimit-remaining-requests", b"%d" % left))
             try:
-                await self._forward(call, scope, envelope, body, receive, send)
+                exchange = Exchange(
+                    call,
+                    envelope,
+                    scope["path"],
+                    body,
+                    self.upstream,
+                    self.writer,
+                    self.errands,
+                    self.clock,
+                    self.settings.hold_ttl_s,
+                )
+                await exchange.run(receive, send)
             finally:
                 self.open_calls.pop(call.id, None)
         finally:
@@ -194,7 +198,7 @@ class Hot:
         try:
             held = await asyncio.shield(waiting)
         except asyncio.CancelledError:
-            self._spawn(self._release_after(waiting, call.id))
+            self.errands.run(self._release_after(waiting, call.id))
             raise
         assert isinstance(held, Held)
         self.open_calls[call.id] = call
@@ -235,161 +239,6 @@ class Hot:
             )
         return exact, asked or min(usual, context - exact)
 
-    async def _forward(
-        self,
-        call: Call,
-        scope: Scope,
-        envelope: Envelope,
-        body: bytes,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        changes: dict[str, Any] = {"model": call.endpoint.model}
-        if envelope.asked_max_tokens != call.max_tokens:
-            # Both names may be there; the engine must see the bound that the hold covers.
-            changes |= {"max_tokens": call.max_tokens, "max_completion_tokens": call.max_tokens}
-        if call.streamed:
-            changes["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-        sent = rewrite(body, changes)
-        gone = asyncio.ensure_future(_disconnected(receive))
-        work = asyncio.ensure_future(self._answer(call, scope["path"], sent, envelope, send))
-        try:
-            await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-            await work
-        except asyncio.CancelledError:
-            await asyncio.shield(self._spawn(self._client_left(call, json.loads(body))))
-            raise ClientGone from None
-        finally:
-            gone.cancel()
-
-    async def _answer(
-        self, call: Call, path: str, body: bytes, envelope: Envelope, send: Send
-    ) -> None:
-        answer: Answer | None = None
-        try:
-            answer = await self.upstream.post(call.endpoint, path, body, call.id)
-            if call.streamed:
-                await self._stream(call, answer, envelope, send)
-            else:
-                await self._whole(call, answer, send)
-        except TokenMartError:
-            await self._void(call)
-            raise
-        except (WireError, aiohttp.ClientError) as error:
-            await self._void(call)
-            raise broken() from error
-        except TimeoutError as error:
-            await self._void(call)
-            raise timed_out() from error
-        finally:
-            if answer is not None:
-                answer.abort()
-
-    async def _whole(self, call: Call, answer: Answer, send: Send) -> None:
-        document = await answer.read()
-        usage = usage_of(document)
-        if usage is None:
-            raise broken()
-        bill = await self._settle(call, usage, "engine", "ok")
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(document)),
-            *_call_headers(call),
-            *bill.headers(call.books),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": document})
-
-    async def _stream(self, call: Call, answer: Answer, envelope: Envelope, send: Send) -> None:
-        reader = call.reader = StreamReader()
-        started = False
-        while piece := await answer.piece():
-            forward = reader.feed(piece)
-            if reader.failed is not None:
-                break
-            if forward:
-                if not started:
-                    started = True
-                    call.first_token_us = self.clock() - call.started_at_us
-                    await send(_stream_start(call))
-                await send({"type": "http.response.body", "body": forward, "more_body": True})
-        usage = None
-        if reader.done and reader.failed is None and reader.usage is not None:
-            usage = usage_of(reader.usage)
-        if usage is None:
-            await self._stream_broke(call, send, started=started)
-            return
-        bill = await self._settle(call, usage, "engine", "ok")
-        if not started:
-            await send(_stream_start(call))
-        last = b""
-        if envelope.wants_usage and reader.usage_chunk is not None:
-            last = reader.usage_chunk + b"\n\n"
-        last += b": cost_u=%d\n\n" % bill.cost_u + DONE + b"\n\n"
-        await send({"type": "http.response.body", "body": last})
-
-    async def _stream_broke(self, call: Call, send: Send, *, started: bool) -> None:
-        """The engine did not finish: nobody pays, and the client is told instead of `[DONE]`."""
-        await self._void(call)
-        if not started:
-            raise broken()
-        event = b"data: " + render_openai(broken()).body + b"\n\n"
-        await send({"type": "http.response.body", "body": event})
-
-    async def _client_left(self, call: Call, request: dict[str, Any]) -> None:
-        """Bill the input and what had been produced when the client went away."""
-        if call.ended:
-            return
-        usage, source = None, "engine"
-        if call.reader is not None and call.reader.usage is not None:
-            usage = usage_of(call.reader.usage)
-        if usage is None:
-            with contextlib.suppress(TokenMartError):
-                prompt = await self.upstream.count_tokens(call.endpoint, request, call.id)
-                usage, source = {"prompt_tokens": prompt, "completion_tokens": 0}, "counted"
-        if usage is None:
-            await self._void(call)
-        else:
-            await self._settle(call, usage, source, "cancelled")
-
-    async def _settle(self, call: Call, usage: dict[str, Any], source: str, outcome: str) -> Bill:
-        used: Buckets = normalise_usage(usage)
-        raw = json.dumps(usage, separators=(",", ":"))
-        call.ended = True
-        bill = call.settle(used, raw, source, outcome, self.clock())
-        waiting = self._spawn(self._settle_durably(call, bill))
-        await asyncio.shield(waiting)
-        return bill
-
-    async def _settle_durably(self, call: Call, bill: Bill) -> None:
-        try:
-            await self.writer.apply(bill.operation(call, call.id, bill.at_us))
-        except Conflict:
-            # The hold had expired (this process stood still for longer than its holds live). What was
-            # served is charged anew if the money is still there, and is the platform's loss if not.
-            log.warning("hold %s had expired before it was settled", call.id)
-            await self._charge_late(call, bill)
-
-    async def _charge_late(self, call: Call, bill: Bill) -> None:
-        await self.writer.apply(call.late_hold(bill, self.clock(), self.settings.hold_ttl_s))
-        await self.writer.apply(bill.operation(call, f"{call.id}~late", self.clock()))
-
-    async def _void(self, call: Call) -> None:
-        """End the hold without a charge, unless it has been ended already."""
-        if call.ended:
-            return
-        call.ended = True
-        await asyncio.shield(self._spawn(self.writer.apply(Release(call.id, self.clock()))))
-
-    def _spawn(self, work: Any) -> asyncio.Task[Any]:
-        """Run to the end whatever happens to the caller; money is not dropped with a connection."""
-        task: asyncio.Task[Any] = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     async def renew(self) -> None:
         """Keep the holds of running calls alive until cancelled."""
         ttl_s = self.settings.hold_ttl_s
@@ -406,34 +255,7 @@ class Hot:
         deadline = asyncio.get_running_loop().time() + patience_s
         while self.open_calls and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=5)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _call_headers(call: Call) -> list[tuple[bytes, bytes]]:
-    headers = [
-        (b"x-tm-generation", call.id.encode()),
-        (b"x-tm-price-version", call.record.price_version_id.encode()),
-        *call.headers,
-    ]
-    if call.clamped:
-        headers.append((b"x-tm-max-tokens", b"%d" % call.max_tokens))
-    return headers
-
-
-def _stream_start(call: Call) -> dict[str, Any]:
-    headers = [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),
-        *_call_headers(call),
-    ]
-    return {"type": "http.response.start", "status": 200, "headers": headers}
+        await self.errands.finish(5)
 
 
 async def _send_error(send: Send, error: RenderedError, generation_id: str) -> None:
