@@ -84,7 +84,7 @@ async def _put_xorb(hub: Hub, request: Request, session_id: str, xorb: str) -> R
     try:
         with coming.open("wb", buffering=0) as stream:
 
-            def write(piece: bytes) -> None:
+            def write(piece: bytes | memoryview) -> None:
                 nonlocal written
                 written += len(piece)
                 if written > XORB_MAX_BYTES:

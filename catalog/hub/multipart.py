@@ -84,7 +84,7 @@ class PartWriter:
         self._left = length
         self._hash = hashlib.sha256()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append to the part."""
         if len(data) > self._left:
             raise PayloadTooLarge("The part is longer than it was announced.", rule="hub.lfs")

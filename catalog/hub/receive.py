@@ -1,4 +1,4 @@
-"""Taking a request body to the spool: received on the event loop, hashed and written beside it."""
+"""Taking a request body to the spool: from the socket when it is large, else from the server's events."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ from contextlib import suppress
 
 from fastapi import Request
 
+from catalog.hub import takeover
+
 PIECE_BYTES = 1 << 20
 
 
-async def receive(request: Request, write: Callable[[bytes], object]) -> int:
+Write = Callable[[bytes | memoryview], object]
+
+
+async def receive(request: Request, write: Write) -> int:
     """Feed the body to `write` in pieces of about 1 MiB, in order, and return its length.
 
-    `write` runs in a thread while the next piece arrives (hashing lets go of the interpreter), and never
-    twice at once. What it raises ends the upload and is raised here.
+    `write` runs in a thread, never twice at once, and must not keep the piece. What it raises ends the
+    upload and is raised here; `ClientDisconnect` when the sender went away.
     """
+    taken = takeover.take(request)
+    return await (taken.run(write) if taken is not None else _by_events(request, write))
+
+
+async def _by_events(request: Request, write: Write) -> int:
     loop = asyncio.get_running_loop()
     writing: asyncio.Future[object] | None = None
     parts: list[bytes] = []

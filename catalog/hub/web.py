@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from sqlmodel import Session
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from catalog.artifacts.store import ArtifactStore
@@ -173,6 +174,8 @@ def new_router(hub: Hub) -> APIRouter:
                     return await handle(request)
                 except TokenMartError as error:
                     return answers.render(error)
+                except ClientDisconnect:
+                    return Response(status_code=400)  # nobody is there to read it
                 except RequestValidationError as error:
                     wrong = "; ".join(
                         f"{item['loc'][-1]}: {item['msg']}" for item in error.errors()
