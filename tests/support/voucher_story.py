@@ -157,7 +157,12 @@ class Story:
                 ),
                 payer=cast(
                     Any,
-                    SimpleNamespace(ladder=payers.ladder, accounts=accounts, sinks=payers.sinks),
+                    SimpleNamespace(
+                        ladder=payers.ladder,
+                        accounts=accounts,
+                        sinks=payers.sinks,
+                        built_at_us=at_us,
+                    ),
                 ),
                 books=books,
                 input_tokens=cost_u,
