@@ -22,6 +22,7 @@ from catalog.ground.database import Database
 from catalog.hub.app import create_app, identify_by
 from catalog.hub.limits import HubLimits
 from catalog.hub.router import build_hub
+from catalog.releases import endpoints as releases
 
 KEYS = {
     "hf_owner": {"name": "li", "orgs": {"acme": "owner"}},
@@ -157,7 +158,9 @@ class HubThread(RunningHub):
         hub = build_hub(
             self.database, self.store, identify_by(KEYS), secret=b"s" * 32, limits=self.limits
         )
-        config = uvicorn.Config(create_app(hub), port=self.port, log_level="warning")
+        app = create_app(hub)
+        app.include_router(releases.routes(hub))
+        config = uvicorn.Config(app, port=self.port, log_level="warning")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
@@ -198,10 +201,10 @@ def thread_hub(tmp_path: Path, sqlite_url: str) -> Iterator[Callable[..., HubThr
     """Start hubs with given limits in this process; they end with the test."""
     running: list[HubThread] = []
 
-    def start(**limits: int) -> HubThread:
-        folder = tmp_path / "hub"
+    def start(*, name: str = "hub", url: str = sqlite_url, **limits: int) -> HubThread:
+        folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        running.append(HubThread(folder, Database(sqlite_url), limits=HubLimits(**limits)))
+        running.append(HubThread(folder, Database(url), limits=HubLimits(**limits)))
         return running[-1].start()
 
     yield start
