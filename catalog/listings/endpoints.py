@@ -15,6 +15,7 @@ organisation and by the operator, and for everybody else what is not on offer do
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
@@ -44,11 +45,16 @@ def listings_router(
     identify: Identify,
     price_of: PriceOf,
     *,
+    owner_of: Callable[[Session, str], str] | None = None,
     facts: Facts | None = None,
     engine: SearchEngine | None = None,
     clock: Clock = now_us,
 ) -> APIRouter:
-    """Return the router; `facts` come from the review once there is one."""
+    """Return the router.
+
+    `owner_of` returns the id by which the other wings know an organisation (its slug when left out);
+    `facts` come from the review once there is one.
+    """
     router = APIRouter(tags=["listings"])
     search = engine or SearchEngine()
     known_facts = facts or NoReviewYet()
@@ -56,22 +62,22 @@ def listings_router(
     def caller(authorization: Annotated[str | None, Header()] = None) -> Caller | None:
         return identify(authorization)
 
-    def member(who: Annotated[Caller | None, Depends(caller)]) -> Caller:
+    def member(who: Caller | None = Depends(caller)) -> Caller:
         if who is None:
             raise Unauthenticated("Sign in with a key to change listings.")
         return who
 
-    Visitor = Annotated[Caller | None, Depends(caller)]  # noqa: N806
-    Member = Annotated[Caller, Depends(member)]  # noqa: N806
+    # Not as an alias of an annotated type: FastAPI cannot see names that are local to a function.
+    visitor, signed_in = Depends(caller), Depends(member)
 
     @router.get("/api/listings")
     def list_listings(
         request: Request,
-        who: Visitor,
         q: str = "",
         sort: Sort = "relevance",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         cursor: str | None = None,
+        who: Caller | None = visitor,
     ) -> dict[str, Any]:
         """Search. Every facet may be given, more than once: `vertical=legal&vertical=finance`."""
         given = {name: tuple(request.query_params.getlist(name)) for name in FACETS}
@@ -88,7 +94,7 @@ def listings_router(
             }
 
     @router.get("/api/v1/models")
-    def list_models(who: Visitor) -> dict[str, Any]:
+    def list_models(who: Caller | None = visitor) -> dict[str, Any]:
         """List what may be called and has a price, in OpenRouter's shape."""
         tiers, now = _tiers(who), clock()
         models = []
@@ -102,20 +108,24 @@ def listings_router(
         return {"data": models}
 
     @router.get("/api/listings/{publisher}/{name}")
-    def get_listing(publisher: str, name: str, who: Visitor) -> dict[str, Any]:
+    def get_listing(publisher: str, name: str, who: Caller | None = visitor) -> dict[str, Any]:
         """Return one listing."""
         with database.reading() as session:
             return _page(session, who, f"{publisher}/{name}")
 
     @router.post("/api/listings", status_code=201)
-    def create_listing(draft: ListingDraft, who: Member) -> dict[str, Any]:
+    def create_listing(draft: ListingDraft, who: Caller = signed_in) -> dict[str, Any]:
         """Make a draft."""
         with database.session() as session:
-            service.create(session, _actor(who, draft.slug), draft, clock=clock)
+            publisher = service.publisher_of(draft.slug)
+            owner = owner_of(session, publisher) if owner_of else publisher
+            service.create(session, _actor(who, draft.slug), draft, owner_org=owner, clock=clock)
             return _page(session, who, draft.slug)
 
     @router.patch("/api/listings/{publisher}/{name}")
-    def edit_listing(publisher: str, name: str, change: ListingEdit, who: Member) -> dict[str, Any]:
+    def edit_listing(
+        publisher: str, name: str, change: ListingEdit, who: Caller = signed_in
+    ) -> dict[str, Any]:
         """Change the working copy."""
         slug = f"{publisher}/{name}"
         with database.session() as session:
@@ -125,7 +135,7 @@ def listings_router(
 
     @router.post("/api/listings/{publisher}/{name}/deprecate")
     def deprecate_listing(
-        publisher: str, name: str, given: Deprecation, who: Member
+        publisher: str, name: str, given: Deprecation, who: Caller = signed_in
     ) -> dict[str, Any]:
         """Announce that the listing will go."""
         slug = f"{publisher}/{name}"
@@ -142,7 +152,9 @@ def listings_router(
             return _page(session, who, slug)
 
     @router.put("/api/listings/{publisher}/{name}/filing")
-    def put_filing(publisher: str, name: str, filing: Filing, who: Member) -> dict[str, Any]:
+    def put_filing(
+        publisher: str, name: str, filing: Filing, who: Caller = signed_in
+    ) -> dict[str, Any]:
         """Record the state of the filing (备案)."""
         slug = f"{publisher}/{name}"
         with database.session() as session:
@@ -151,7 +163,7 @@ def listings_router(
             return _page(session, who, slug)
 
     def move_by(event: str, needs_reason: bool) -> None:
-        def endpoint(publisher: str, name: str, who: Member, reason: str) -> dict[str, Any]:
+        def endpoint(publisher: str, name: str, who: Caller, reason: str) -> dict[str, Any]:
             slug = f"{publisher}/{name}"
             with database.session() as session:
                 _seen(session, who, slug)
@@ -166,11 +178,13 @@ def listings_router(
                 )
                 return _page(session, who, slug)
 
-        def with_reason(publisher: str, name: str, given: Because, who: Member) -> dict[str, Any]:
+        def with_reason(
+            publisher: str, name: str, given: Because, who: Caller = signed_in
+        ) -> dict[str, Any]:
             return endpoint(publisher, name, who, given.reason)
 
         def with_note(
-            publisher: str, name: str, who: Member, given: Note | None = None
+            publisher: str, name: str, given: Note | None = None, who: Caller = signed_in
         ) -> dict[str, Any]:
             return endpoint(publisher, name, who, given.note if given else "")
 
