@@ -178,6 +178,7 @@ class Connection(asyncio.Protocol):
         if self._response is None or self._started is None:
             return
         if 100 <= status < 200:
+            self._response.headers.clear()
             return
         self._response.status = status
         if not self._started.done():
@@ -191,9 +192,7 @@ class Connection(asyncio.Protocol):
         assert self._parser is not None
         response = self._response
         if response is None or response.status == 0:
-            # An interim answer (1xx) is over; the real one follows on a parser of its own.
-            self._parser = httptools.HttpResponseParser(self)
-            return
+            return  # an interim answer (1xx) is over; the real one follows
         reusable = self._parser.should_keep_alive() and not self.closed
         self._response = self._started = None
         self.resume()

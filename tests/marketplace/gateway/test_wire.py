@@ -1,0 +1,242 @@
+"""The small HTTP client against servers that answer in every awkward way (RFC 9112)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marketplace.gateway.wire import Pool, WireError
+
+REQUEST = b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nhi"
+Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    return head + await reader.readexactly(2)
+
+
+@asynccontextmanager
+async def engine(script: Script, silence_s: float = 5.0) -> Any:
+    """Serve `script` on a free port and yield a pool for it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await script(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    pool = Pool("127.0.0.1", server.sockets[0].getsockname()[1], 2.0, silence_s)
+    try:
+        yield pool
+    finally:
+        pool.close()
+        server.close()
+
+
+def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    return [data[a:b] for a, b in pairwise(places)]
+
+
+def sends(answers: list[bytes], cuts: list[int], *, close: bool = False) -> Script:
+    """Answer each request of a connection with the next answer, cut into pieces."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            await read_request(reader)
+            for piece in pieces(answer, cuts):
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+        if not close:
+            await reader.read()
+
+    return script
+
+
+LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world"
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"6\r\nhello \r\n5;x=y\r\nworld\r\n0\r\nTrailer: 1\r\n\r\n"
+)
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    answers=st.lists(
+        st.sampled_from([LENGTH, CHUNKED, INTERIM + LENGTH, INTERIM + CHUNKED]),
+        min_size=1,
+        max_size=4,
+    ),
+    cuts=st.lists(st.integers(0, 500), max_size=8),
+)
+def test_however_it_is_framed_and_cut_the_body_is_the_same(
+    answers: list[bytes], cuts: list[int]
+) -> None:
+    async def story() -> list[bytes]:
+        async with engine(sends(answers, cuts)) as pool:
+            return [await (await pool.request(REQUEST)).read() for _ in answers]
+
+    assert asyncio.run(story()) == [b"hello world"] * len(answers)
+
+
+def test_a_body_without_a_length_ends_with_its_connection() -> None:
+    async def story() -> bytes:
+        answer = b"HTTP/1.1 200 OK\r\n\r\nhello world"
+        async with engine(sends([answer], [], close=True)) as pool:
+            return await (await pool.request(REQUEST)).read()
+
+    assert asyncio.run(story()) == b"hello world"
+
+
+def test_a_kept_connection_that_died_is_replaced_and_a_fresh_one_is_not() -> None:
+    connections = 0
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await read_request(reader)
+        writer.write(LENGTH)
+        await writer.drain()
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+
+    async def story() -> None:
+        async with engine(once) as pool:
+            for _ in range(3):
+                assert await (await pool.request(REQUEST)).read() == b"hello world"
+        async with engine(never) as pool:
+            with pytest.raises(WireError) as caught:
+                await pool.request(REQUEST)
+            assert not caught.value.reached
+
+    asyncio.run(story())
+    assert connections == 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+    ],
+)
+def test_an_answer_that_breaks_off_is_an_error_and_not_a_short_answer(answer: bytes) -> None:
+    async def story() -> None:
+        async with engine(sends([answer], [], close=True)) as pool:
+            response = await pool.request(REQUEST)
+            with pytest.raises(WireError) as caught:
+                await response.read()
+            assert caught.value.reached
+
+    asyncio.run(story())
+
+
+def test_garbage_is_an_error() -> None:
+    async def story() -> None:
+        async with engine(sends([b"SSH-2.0-OpenSSH\r\n\r\n"], [], close=True)) as pool:
+            with pytest.raises(WireError):
+                await pool.request(REQUEST)
+
+    asyncio.run(story())
+
+
+def test_silence_before_and_inside_an_answer_times_out() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        await reader.read()
+
+    async def story() -> None:
+        async with engine(silent, silence_s=0.1) as pool:
+            with pytest.raises(TimeoutError):
+                await pool.request(REQUEST)
+        async with engine(sends([LENGTH[:-4]], []), silence_s=0.1) as pool:
+            response = await pool.request(REQUEST)
+            with pytest.raises(TimeoutError):
+                await response.read()
+
+    asyncio.run(story())
+
+
+def test_abort_closes_the_connection_so_that_the_engine_sees_it() -> None:
+    seen = asyncio.Event
+
+    async def story() -> bool:
+        gone = seen()
+
+        async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+            await writer.drain()
+            if await reader.read() == b"":
+                gone.set()
+
+        async with engine(endless) as pool:
+            response = await pool.request(REQUEST)
+            assert await response.piece() == b"a"
+            response.abort()
+            await asyncio.wait_for(gone.wait(), 2)
+        return True
+
+    assert asyncio.run(story())
+
+
+def test_a_slow_reader_makes_the_engine_wait_instead_of_filling_memory() -> None:
+    size = 64 * 1024 * 1024
+
+    async def story() -> int:
+        sent = 0
+
+        async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal sent
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+            for _ in range(size // 65536):
+                writer.write(b"x" * 65536)
+                await writer.drain()
+                sent += 65536
+
+        async with engine(flood) as pool:
+            response = await pool.request(REQUEST)
+            await asyncio.sleep(0.3)
+            held = sent
+            assert len(await response.read()) == size
+            return held
+
+    assert asyncio.run(story()) < 16 * 1024 * 1024
+
+
+def test_many_at_once_never_mix_their_answers() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            request = await read_request(reader)
+            await asyncio.sleep(0)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + request[-2:])
+            await writer.drain()
+
+    async def story() -> None:
+        async with engine(echo) as pool:
+
+            async def one(number: int) -> None:
+                body = b"%02d" % (number % 100)
+                response = await pool.request(REQUEST[:-2] + body)
+                assert await response.read() == body
+
+            for _ in range(5):
+                await asyncio.gather(*(one(number) for number in range(100)))
+
+    asyncio.run(story())
