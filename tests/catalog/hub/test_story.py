@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from catalog.artifacts.store import open_store
 from catalog.ground.database import Database
 from catalog.hub.scrub import scrub
 
@@ -53,3 +54,12 @@ def test_the_story_holds_on_postgresql(
     hub = start_hub(database=Database(postgres_url))
     tell(hub, CLIENTS["2"], tmp_path / "work")
     assert scrub(hub.database, hub.store) == []
+
+
+def test_the_story_holds_on_a_remote_store(start_hub: Callable[..., Any], tmp_path: Path) -> None:
+    # `local://` is fsspec's own file system: every body is sent, moved and read as on an object store.
+    url = f"local://{tmp_path / 'far'}"
+    hub = start_hub("--store", url)
+    tell(hub, CLIENTS["2"], tmp_path / "work")
+    store = open_store(url, spool=tmp_path / "spool")
+    assert scrub(hub.database, store) == []
