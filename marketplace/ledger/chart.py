@@ -116,7 +116,7 @@ def quota_used(unit: str) -> str:
 
 
 def reimburse_due(org_id: str) -> str:
-    """Return the code of what an organisation gets back later (事后奖补)."""
+    """Return the code of what an organisation gets back later (事后奖补): a projection, calls post to it."""
     return f"reimburse_due:{org_id}"
 
 

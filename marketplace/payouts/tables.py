@@ -40,8 +40,8 @@ class Accrual(SQLModel, table=True):
     """What an organisation earned or has to give back, once per `kind` and `ref`.
 
     Kinds: `usage` (a day's calls; `waiting_u` is the share that waits for funders), `settled` (a claim
-    that was paid), `refund`, `disallowed`, `clawback`, `reimbursed`. `matured_tx` is the ledger's id of
-    the transfer to `available` that it went into, '' while it waits for `due_at_us`.
+    that was paid), `refund`, `disallowed`, `clawback`, `adjustment`, `reimbursed`. `matured_tx` is the
+    ledger's id of the transfer to `available` that it went into, '' while it waits for `due_at_us`.
     """
 
     __tablename__ = "payout_accrual"

@@ -416,7 +416,7 @@ def _from_owners(
             payee = claimant_org(session, rules, line)
             bear(_unsettled_or_fee(session, payee), line.amount_u)
         else:
-            due = open_account(session, reimburse_due(line.org_id), Rule.DEBITS_WITHIN_CREDITS)
+            due = open_account(session, reimburse_due(line.org_id), Rule.PROJECTION)
             bear(due, line.amount_u)
     return [
         Entry(why, account, sink, amount) for account, amount in borne.items() if amount > 0
@@ -453,7 +453,7 @@ def _reimburse(session: Session, row: Claim, found: Sequence[ClaimLine]) -> list
         moves[way] = moves.get(way, 0) + line.amount_u
     entries = []
     for (org_id, payee), amount_u in moves.items():
-        due = open_account(session, reimburse_due(org_id), Rule.DEBITS_WITHIN_CREDITS)
+        due = open_account(session, reimburse_due(org_id), Rule.PROJECTION)
         to = (
             open_account(session, owner_available(payee), Rule.DEBITS_WITHIN_CREDITS)
             if payee

@@ -37,6 +37,11 @@ def prove(session: Session) -> list[str]:
     """Return what is off, in words; empty when everything agrees."""
     flows = _Flows(session)
     problems = list(_refunds(session))
+    problems += [
+        f"7 {code}: more was reimbursed than was due"
+        for code in flows.ids
+        if code.startswith("reimburse_due:") and flows.balance(code) < 0
+    ]
     for made in session.exec(select(Programme)).all():
         problems += _grants(session, flows, made)
         if load(made.rules).rules.quota is None:

@@ -123,7 +123,7 @@ def _call(session: Session, event_id: str) -> _Call:
     row = event(session, event_id)
     legs = legs_of(session, [event_id]).get(event_id, [])
     clearing = account_id(session, CLEARING)
-    due = open_account(session, reimburse_due(row.org_id), Rule.DEBITS_WITHIN_CREDITS)
+    due = open_account(session, reimburse_due(row.org_id), Rule.PROJECTION)
     returned: dict[int, int] = {}
     for leg in legs_returned(session, [r.id for r in refunds_of(session, event_id)]):
         returned[leg.leg] = returned.get(leg.leg, 0) + leg.amount_u
@@ -211,7 +211,7 @@ def _book(
 ) -> None:
     """Post it, then note what of each grant was used before (the zero entries tell)."""
     owner = open_account(session, owner_unsettled(call.event.owner_org_id), Rule.PROJECTION)
-    due = open_account(session, reimburse_due(call.event.org_id), Rule.DEBITS_WITHIN_CREDITS)
+    due = open_account(session, reimburse_due(call.event.org_id), Rule.PROJECTION)
     own = open_account(session, wallet(call.event.org_id), Rule.DEBITS_WITHIN_CREDITS)
     fee_u = made.amount_u - owner_u
     sources = [(owner, owner_u), (account_id(session, FEE), fee_u)]

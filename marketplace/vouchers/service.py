@@ -117,9 +117,7 @@ def ladder_for(
                 session, quota_used(grant.unit), Rule.PROJECTION, grant.unit
             )
         elif rules.rules.mode == "reimburse":
-            sinks[grant.account_id] = open_account(
-                session, reimburse_due(org_id), Rule.DEBITS_WITHIN_CREDITS
-            )
+            sinks[grant.account_id] = open_account(session, reimburse_due(org_id), Rule.PROJECTION)
     known = facts_of(session, org_id, listing, at_us, free=free)
     ladder = build_ladder(
         terms,
