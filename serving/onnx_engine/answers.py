@@ -120,7 +120,7 @@ class TextShape(Shape):
     whole_object = "text_completion"
     chunk_object = "text_completion"
 
-    def chunk_choice(self, piece: Piece, first: bool) -> Json:  # noqa: ARG002
+    def chunk_choice(self, piece: Piece, first: bool) -> Json:
         """Return a choice with its new text."""
         return {
             "index": piece.choice,

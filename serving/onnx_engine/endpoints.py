@@ -117,7 +117,7 @@ class _Endpoints:
         limit = self._engine.context_length
         return _json({"count": len(ids), "max_model_len": limit, "tokens": ids})
 
-    async def models(self, request: Request) -> Response:  # noqa: ARG002
+    async def models(self, request: Request) -> Response:
         return _json({"object": "list", "data": [self._card(name) for name in self._engine.names]})
 
     async def model(self, request: Request) -> Response:
@@ -125,13 +125,13 @@ class _Endpoints:
         self._engine.check_name(name)
         return _json(self._card(name))
 
-    async def health(self, request: Request) -> Response:  # noqa: ARG002
+    async def health(self, request: Request) -> Response:
         if self._engine.draining:
             return _json({"status": "draining"}, 503)
         alive = self._engine.scheduler.alive
         return _json({"status": "ok" if alive else "failed"}, 200 if alive else 503)
 
-    async def metrics(self, request: Request) -> Response:  # noqa: ARG002
+    async def metrics(self, request: Request) -> Response:
         return Response(self._engine.meters.exposition(), media_type="text/plain; version=0.0.4")
 
     def _card(self, name: str) -> Json:

@@ -82,7 +82,7 @@ def parse(argv: list[str]) -> Options:
     )
 
 
-class _at_least:  # noqa: N801 - reads as the phrase it is: type=_at_least(1)
+class _at_least:
     def __init__(self, low: int) -> None:
         self.low = low
 
