@@ -114,7 +114,7 @@ class Engine:
 
 def prompts(load: Load, count: int, seed: int) -> list[list[int]]:
     """Return random prompts, no two alike (a cache must not answer for the model)."""
-    chance = random.Random(seed)  # noqa: S311 - a workload, not a secret
+    chance = random.Random(seed)
     return [[chance.randrange(8, 300) for _ in range(load.prompt_tokens)] for _ in range(count)]
 
 

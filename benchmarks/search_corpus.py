@@ -85,7 +85,7 @@ def _text(words: list[str]) -> str:
 
 def corpus(count: int, seed: int) -> Iterator[Document]:
     """Yield `count` listings of about 220 characters each."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     words = _Words(chance)
     shelves = taxonomy()
     verticals, tasks = list(shelves.verticals), list(shelves.tasks)
@@ -119,8 +119,8 @@ def queries(documents: list[Document], count: int, seed: int) -> list[str]:
     In turn: words as frequent as in the cards; words that stand together in one card; and pieces cut
     out of one card without regard to where its words begin.
     """
-    words = _Words(random.Random(seed))  # noqa: S311
-    drawn = random.Random(seed + 1)  # noqa: S311
+    words = _Words(random.Random(seed))
+    drawn = random.Random(seed + 1)
     asked = []
     for number in range(count):
         size = 1 + number % 4

@@ -35,12 +35,15 @@ def parse(text: str) -> dict[str, Any]:
     source = found.group(1)
     if len(source.encode()) > MAX_FRONT_MATTER_BYTES:
         raise CardError(f"the front matter is larger than {MAX_FRONT_MATTER_BYTES} bytes")
+    loader = _NoAliases(source)
     try:
-        document = yaml.load(source, Loader=_NoAliases)  # noqa: S506 - a SafeLoader
+        document = loader.get_single_data()
     except yaml.YAMLError as error:
         raise CardError(str(error)) from None
     except RecursionError:
         raise CardError("the front matter is nested too deeply") from None
+    finally:
+        loader.dispose()
     if document is None:
         return {}
     if not isinstance(document, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from catalog.artifacts.staging import Staged
@@ -45,23 +46,27 @@ class Reassembler:
             self._xorb, self._name = XorbFile(path), name
         return self._xorb
 
-    def _pieces(self, segment: Segment) -> bytearray:
-        piece = bytearray()
+    def _pieces(self, segment: Segment) -> Iterator[bytearray]:
+        piece, total = bytearray(), 0
         for chunk in self._open(segment.xorb).chunks(segment.first, segment.last):
             piece += chunk
-            if len(piece) > segment.size_bytes:
+            total += len(chunk)
+            if total > segment.size_bytes:
                 break
-        if len(piece) != segment.size_bytes:
+            if len(piece) >= _WRITE_BYTES:
+                yield piece
+                piece = bytearray()
+        if total != segment.size_bytes:
             raise BadRequest("A segment has another length than the shard says.", rule="hub.xet")
-        return piece
+        if piece:
+            yield piece
 
     def file(self, wanted: ShardFile) -> Staged:
         """Write one file to the spool; `IntegrityError` when its sha256 is not the announced one."""
         with self._store.stage(max_bytes=self._max_bytes) as staging:
             for segment in wanted.segments:
-                piece = memoryview(self._pieces(segment))
-                for first in range(0, len(piece), _WRITE_BYTES):
-                    staging.write(piece[first : first + _WRITE_BYTES])
+                for piece in self._pieces(segment):
+                    staging.write(piece)
             return staging.finish(sha256=wanted.sha256, size_bytes=wanted.size_bytes)
 
     def close(self) -> None:
