@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 MAX_FRONT_MATTER_BYTES = 64 * 1024
-_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
+_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 
 
 class CardError(ValueError):
@@ -27,6 +27,14 @@ class _NoAliases(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def _load(source: str) -> Any:
+    loader = _NoAliases(source)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def parse(text: str) -> dict[str, Any]:
     """Return the front matter as JSON values, `{}` when there is none; `CardError` when it is bad."""
     found = _FRONT_MATTER.match(text)
@@ -35,15 +43,12 @@ def parse(text: str) -> dict[str, Any]:
     source = found.group(1)
     if len(source.encode()) > MAX_FRONT_MATTER_BYTES:
         raise CardError(f"the front matter is larger than {MAX_FRONT_MATTER_BYTES} bytes")
-    loader = _NoAliases(source)
     try:
-        document = loader.get_single_data()
+        document = _load(source)
     except yaml.YAMLError as error:
         raise CardError(str(error)) from None
-    except RecursionError:
-        raise CardError("the front matter is nested too deeply") from None
-    finally:
-        loader.dispose()
+    except (RecursionError, ValueError, OverflowError) as error:
+        raise CardError(f"the front matter cannot be read: {error}") from None
     if document is None:
         return {}
     if not isinstance(document, dict):

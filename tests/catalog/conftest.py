@@ -186,7 +186,7 @@ def start_hub(tmp_path: Path, sqlite_url: str) -> Iterator[Callable[..., HubProc
     def start(*options: str, database: Database | None = None, name: str = "hub") -> HubProcess:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        hub = HubProcess(folder, database or Database(sqlite_url), list(options))
+        hub = HubProcess(folder, database or Database(sqlite_url), options=list(options))
         running.append(hub)
         return hub.start()
 
