@@ -1,0 +1,395 @@
+"""Plant bugs in a copy of the house, one at a time: the ledger's tests must notice each of them.
+
+    make prove-ledger-mutants [DURATION_S=600] [SEED=1]
+
+A mutant is a bug that somebody could really write: a line in one file, replaced. Its tests stop at the
+first failure. With DURATION_S no new mutant is begun after so many seconds. Exit 1 when one survives, or
+when a mutant's line is no longer there: then this list is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+LEDGER = (
+    "tests/marketplace/ledger/test_holds.py",
+    "tests/marketplace/ledger/test_posts.py",
+    "tests/marketplace/ledger/test_machine.py",
+    "tests/marketplace/ledger/test_writer.py",
+    "tests/marketplace/ledger/test_verify.py",
+    "tests/marketplace/ledger/test_archive.py",
+)
+MACHINE = (
+    "tests/marketplace/ledger/test_machine.py",
+    "tests/marketplace/vouchers/test_waterfall.py",
+    "tests/marketplace/vouchers/test_split.py",
+    "tests/marketplace/prices/test_components.py",
+)
+_LIMIT_S = 400
+_WORKERS = 2
+
+
+class Mutant(NamedTuple):
+    """A bug: in `path`, `old` (there once) becomes `new`."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = LEDGER
+
+
+JOURNAL = "marketplace/ledger/journal.py"
+DIALECT = "marketplace/ledger/dialect.py"
+WRITER = "marketplace/ledger/writer.py"
+MUTANTS = (
+    Mutant(
+        "settling does not release the rest",
+        JOURNAL,
+        "self._move(account_id, _DR_PENDING, -amount)\n            self._move(account_id, _DR_POSTED",
+        "self._move(account_id, _DR_PENDING, -posted)\n            self._move(account_id, _DR_POSTED",
+    ),
+    Mutant(
+        "more is posted than was held",
+        JOURNAL,
+        "if not 0 <= posted <= amount:",
+        "if posted < 0:",
+    ),
+    Mutant(
+        "an ended hold stays open, and expires again",
+        DIALECT,
+        '"DELETE FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?)) RETURNING tx, legs"',
+        '"SELECT tx, legs FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?))"',
+    ),
+    Mutant(
+        "a hold ignores what others hold",
+        JOURNAL,
+        "return row[_CR_POSTED] - row[_DR_POSTED] - row[_DR_PENDING]",
+        "return row[_CR_POSTED] - row[_DR_POSTED]",
+    ),
+    Mutant(
+        "two legs on one account are checked one by one",
+        JOURNAL,
+        "wanted[leg.account_id] = wanted.get(leg.account_id, 0) + leg.amount",
+        "wanted[leg.account_id] = leg.amount",
+    ),
+    Mutant(
+        "a hold may take one micro-yuan too much",
+        JOURNAL,
+        "if amount > available[account_id]:",
+        "if amount > available[account_id] + 1:",
+    ),
+    Mutant(
+        "money may stay in clearing",
+        JOURNAL,
+        "        if through:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "a post counts each time it is sent",
+        JOURNAL,
+        "        if op.tx in self._known:\n            return Done(changed=False)\n",
+        "",
+    ),
+    Mutant(
+        "a settlement counts twice in one batch",
+        JOURNAL,
+        "        self._known.add(op.usage[0])\n",
+        "",
+    ),
+    Mutant(
+        "a void changes the balance and writes no row",
+        JOURNAL,
+        "        self._transfers.append((self._lane, *row))\n        self._chained.append(row)\n",
+        "        if kind == Kind.VOID:\n            return\n"
+        "        self._transfers.append((self._lane, *row))\n        self._chained.append(row)\n",
+    ),
+    Mutant(
+        "a row is written and the balance is not",
+        JOURNAL,
+        "self._move(entry.credit_id, _CR_POSTED, entry.amount)",
+        "self._move(entry.credit_id, _CR_PENDING, 0)",
+    ),
+    Mutant(
+        "debit totals are those before the row",
+        JOURNAL,
+        "debit_total = totals[_DR_POSTED] if",
+        "debit_total = totals[_DR_POSTED] - amount if",
+    ),
+    Mutant(
+        "the chain skips usage events",
+        "marketplace/ledger/chain.py",
+        "for row in rows]",
+        "for row in rows if len(row) < 12]",
+    ),
+    Mutant(
+        "the chain forgets the link before",
+        "marketplace/ledger/chain.py",
+        'f"{previous}\\x1e',
+        'f"\\x1e',
+    ),
+    Mutant(
+        "the sweeper expires holds that are still good",
+        "marketplace/ledger/sweep.py",
+        "expires_at_us) <= at_us)",
+        "expires_at_us) > at_us)",
+    ),
+    Mutant(
+        "one bad operation spoils its batch",
+        WRITER,
+        "        if len(operations) == 1:\n            return [_meaning(error)]\n",
+        "        if operations:\n            return [_meaning(error)] * len(operations)\n",
+    ),
+    Mutant(
+        "a batch that may be committed is not asked for",
+        WRITER,
+        "                again = True\n",
+        "                again = False\n",
+    ),
+    Mutant(
+        "an archived post counts again",
+        DIALECT,
+        '"SELECT tx FROM ledger_archived_tx WHERE tx IN (SELECT value FROM json_each(?))"',
+        '"SELECT tx FROM ledger_archived_tx WHERE tx IN (SELECT value FROM json_each(?)) AND 0"',
+    ),
+    Mutant(
+        "an archive forgets promises that reach over its cut",
+        "marketplace/ledger/archive.py",
+        "open=halves(replay),",
+        "open=[],",
+    ),
+    Mutant(
+        "related parties are subsidised",
+        "marketplace/vouchers/waterfall.py",
+        "if grant.blocks_related_party and facts",
+        "if False and facts",
+        MACHINE,
+    ),
+    Mutant(
+        "owners are subsidised for their own listing",
+        "marketplace/vouchers/waterfall.py",
+        "if grant.blocks_self_owned and facts",
+        "if False and facts",
+        MACHINE,
+    ),
+    Mutant(
+        "the total cap is ignored",
+        "marketplace/vouchers/ladder.py",
+        "                    if room < amount:\n                        amount = room\n",
+        "",
+        MACHINE,
+    ),
+    Mutant(
+        "an exclusive class pays twice",
+        "marketplace/vouchers/ladder.py",
+        "            taken |= takes\n",
+        "",
+        MACHINE,
+    ),
+    Mutant(
+        "a subsidy is rounded half up",
+        "marketplace/vouchers/plan.py",
+        "            want = base * ratio // WHOLE_BP\n",
+        "            want = (base * ratio + WHOLE_BP // 2) // WHOLE_BP\n",
+        MACHINE,
+    ),
+    Mutant(
+        "each bucket is rounded for itself",
+        "marketplace/prices/components.py",
+        "numerator = used.input_uncached * input_rate + used.output * output_rate",
+        "numerator = RATE_TOKENS * (round_cost_u(used.input_uncached * input_rate)"
+        " + round_cost_u(used.output * output_rate))",
+        MACHINE,
+    ),
+    Mutant(
+        "funders are split by the largest deficit",
+        "marketplace/vouchers/split.py",
+        "pick = min(due, key=lambda i: ((counts[i] * grain + grain - 1) / shares_bp[i], i))",
+        "pick = max(paying, key=lambda i: position * shares_bp[i] - counts[i] * WHOLE_BP)",
+        MACHINE,
+    ),
+    Mutant(
+        "the caller's own part is not held",
+        "marketplace/gateway/money.py",
+        "        if plan.wallet_hold_u and plan.wallet_account_id is not None:\n            legs.append",
+        "        if False and plan.wallet_account_id is not None:\n            legs.append",
+        MACHINE,
+    ),
+    Mutant(
+        "the estimate is charged, not the use",
+        "marketplace/gateway/money.py",
+        "end = replay(self.plan, price_u, used.total)",
+        "end = replay(self.plan, self.plan.cost_u, used.total)",
+        MACHINE,
+    ),
+    Mutant(
+        "caps count nothing",
+        "marketplace/vouchers/granting.py",
+        "    _count(session, order, grant, backed.parts)\n",
+        "",
+        MACHINE,
+    ),
+    Mutant(
+        "a leg is claimed twice",
+        "marketplace/vouchers/claims.py",
+        " and (item.event_id, item.leg, item.refund_id) not in live",
+        "",
+        MACHINE,
+    ),
+    Mutant(
+        "what lapses goes back to whoever is first",
+        "marketplace/vouchers/returning.py",
+        "split.between(issued - amount, issued)",
+        "split.between(0, amount)",
+        MACHINE,
+    ),
+    Mutant(
+        "a refund revives a lapsed voucher",
+        "marketplace/vouchers/refunds.py",
+        "        if _is_over(grant, made.at_us):\n            lapses",
+        "        if False:\n            lapses",
+        MACHINE,
+    ),
+    Mutant(
+        "the whole refund goes to the wallet",
+        "marketplace/vouchers/refunds.py",
+        "            targets.append((back.leg.account_id, back.amount_u))\n",
+        "            targets.append((own, back.amount_u))\n",
+        MACHINE,
+    ),
+    Mutant(
+        "vouchers get their money back before the caller",
+        "marketplace/vouchers/parts.py",
+        "for part in reversed(parts):",
+        "for part in parts:",
+        MACHINE,
+    ),
+    Mutant(
+        "more is refunded than was paid",
+        "marketplace/vouchers/refunds.py",
+        "    if amount_u > left_u:\n",
+        "    if amount_u > paid_u:\n",
+        MACHINE,
+    ),
+)
+
+
+def _tree(folder: Path) -> None:
+    """Make a house whose `marketplace` may be changed; the rest is linked."""
+    for entry in ROOT.iterdir():
+        if entry.name in ("marketplace", "build", ".git") or entry.name.startswith(".hypothesis"):
+            continue
+        (folder / entry.name).symlink_to(entry)
+    skipped = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "marketplace", folder / "marketplace", ignore=skipped)
+
+
+def _pytest(folder: Path, tests: tuple[str, ...], seed: int) -> tuple[int, str]:
+    command = [
+        sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
+        "-k", "not postgresql and not terminated", f"--hypothesis-seed={seed}", *tests,
+    ]  # fmt: skip
+    environment = os.environ | {
+        "LEDGER_EXAMPLES": "25", "LEDGER_STEPS": "30", "PYTHONPATH": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, timeout=_LIMIT_S, capture_output=True, text=True
+        )
+    except subprocess.TimeoutExpired:
+        return 1, "ran too long"
+    return done.returncode, done.stdout
+
+
+def _judge(mutant: Mutant, folder: Path, seed: int) -> tuple[str, str]:
+    """Return (caught | survived | stale | broken, by what)."""
+    path = folder / mutant.path
+    source = path.read_text()
+    if source.count(mutant.old) != 1:
+        return "stale", f"its line is there {source.count(mutant.old)} times"
+    path.write_text(source.replace(mutant.old, mutant.new))
+    try:
+        compile(path.read_text(), mutant.path, "exec")
+        code, output = _pytest(folder, mutant.tests, seed)
+    finally:
+        path.write_text(source)
+    if code == 0:
+        return "survived", ""
+    failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if not any("::" in line for line in failed) and output != "ran too long":
+        return "broken", output[-500:]
+    return "caught", failed[0].partition(" - ")[0].rpartition("::")[2] if failed else output[-200:]
+
+
+def main() -> None:
+    """Run them all; see the module's own words."""
+    parser = argparse.ArgumentParser(prog="ledger_mutants")
+    parser.add_argument("only", nargs="*", help="run mutants whose name contains one of these")
+    arguments = parser.parse_args()
+    seed = int(os.environ.get("SEED") or 1)
+    duration_s = float(os.environ.get("DURATION_S") or 0)
+    chosen = [m for m in MUTANTS if not arguments.only or any(o in m.name for o in arguments.only)]
+    if duration_s:
+        random.Random(seed).shuffle(chosen)
+    deadline = time.monotonic() + duration_s if duration_s else float("inf")
+    with tempfile.TemporaryDirectory(prefix="tm-mutants-") as temporary:
+        trees: Queue[Path] = Queue()
+        for number in range(_WORKERS):
+            folder = Path(temporary) / str(number)
+            folder.mkdir()
+            _tree(folder)
+            trees.put(folder)
+        if not arguments.only:
+            _sane(trees, seed)
+
+        def run(mutant: Mutant) -> tuple[Mutant, str, str]:
+            if time.monotonic() > deadline:
+                return mutant, "not run", ""
+            folder = trees.get()
+            try:
+                began = time.monotonic()
+                verdict, by = _judge(mutant, folder, seed)
+            finally:
+                trees.put(folder)
+            print(
+                f"{verdict:9} {mutant.name:55} {time.monotonic() - began:5.1f} s  {by}", flush=True
+            )
+            return mutant, verdict, by
+
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            results = list(pool.map(run, chosen))
+    ran = [result for result in results if result[1] != "not run"]
+    caught = sum(verdict == "caught" for _, verdict, _ in ran)
+    print(f"{caught} of {len(ran)} planted bugs were caught (seed {seed}; {len(results)} listed)")
+    sys.exit(caught != len(ran) or not ran)
+
+
+def _sane(trees: Queue[Path], seed: int) -> None:
+    """Without a bug everything passes, and it is the copy that is tested."""
+    folder = trees.queue[0]
+    where = subprocess.run(
+        [sys.executable, "-c", "import marketplace; print(marketplace.__file__)"],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert where.stdout.startswith(str(folder)), where.stdout
+    code, output = _pytest(folder, tuple(dict.fromkeys(LEDGER + MACHINE)), seed)
+    if code:
+        sys.exit(f"The tests fail without any planted bug:\n{output[-3000:]}")
+
+
+if __name__ == "__main__":
+    main()
