@@ -5,21 +5,17 @@ from __future__ import annotations
 import typer
 
 from marketplace.cli import (
-    claims,
     endpoints,
     keys,
     ledger,
     members,
     organisations,
-    payouts,
     prices,
-    programmes,
     quote,
     reports,
     run,
     serve,
     usage,
-    voucher_life,
     vouchers,
 )
 
@@ -39,11 +35,7 @@ app.add_typer(members.app, name="member")
 app.add_typer(members.project_app, name="project")
 app.add_typer(keys.app, name="key")
 app.add_typer(prices.app, name="price")
-app.add_typer(programmes.app, name="programme")
 app.add_typer(vouchers.app, name="voucher")
-app.add_typer(voucher_life.code_app, name="code")
-app.add_typer(claims.app, name="claim")
-app.add_typer(payouts.app, name="payout")
 app.add_typer(reports.app, name="report")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(endpoints.app, name="endpoint")
