@@ -9,12 +9,10 @@ FastAPI, whose two exception handlers are the only ones.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -43,16 +41,17 @@ from marketplace.gateway.hot import PATHS, Hot
 from marketplace.gateway.money import Books
 from marketplace.gateway.request import Receive, Scope, Send
 from marketplace.gateway.upstream import Upstream
+from marketplace.housekeeping import keep_house
 from marketplace.ledger.accounts import account_id
 from marketplace.ledger.chart import CLEARING, FEE, FREE_COST, OVERRUN, ROUNDING
-from marketplace.ledger.sweep import expired_holds
 from marketplace.ledger.writer import LedgerWriter
 from marketplace.members.identify import identify_by
+from marketplace.members.organisations import organisation
+from marketplace.members.standing import Verified
 from marketplace.migrations.migrate import migrate
 from marketplace.prices.service import price_at
 from marketplace.settings import Settings
 
-_SWEEP_S = 1.0
 DRAIN_S = 30.0
 """How long running calls may take to end after SIGTERM."""
 
@@ -87,7 +86,7 @@ class Marketplace:
         self.hot = Hot(settings, directory, writer, upstream, books)
         tasks = [
             asyncio.ensure_future(work)
-            for work in (directory.watch(), self.hot.renew(), self._sweep(writer))
+            for work in (directory.watch(), self.hot.renew(), keep_house(self.database, writer))
         ]
         gc.collect()
         gc.freeze()
@@ -102,19 +101,6 @@ class Marketplace:
             await asyncio.to_thread(writer.close)
             await asyncio.to_thread(self.hub.downloads.flush)
             self.hot = None
-
-    async def _sweep(self, writer: LedgerWriter) -> None:
-        while True:
-            with contextlib.suppress(
-                Exception
-            ):  # the database may be away; holds keep until it is back
-                for release in await asyncio.to_thread(self._overdue):
-                    await writer.apply(release)
-            await asyncio.sleep(_SWEEP_S)
-
-    def _overdue(self) -> list[Any]:
-        with self.database.reading() as session:
-            return list(expired_holds(session, now_us()))
 
 
 def _books(session: Session) -> Books:
@@ -149,6 +135,10 @@ def _only_what_is_listed(session: Session, repo: Repo, caller: Caller | None) ->
     return open_gate(session, repo, caller)
 
 
+def _owner(session: Session, publisher: str) -> str:
+    return organisation(session, publisher).id
+
+
 def _price_of(database: Database) -> PriceOf:
     def price_of(slug: str) -> Prices | None:
         with database.reading() as session:
@@ -169,7 +159,11 @@ def _web(market: Marketplace) -> FastAPI:
     identify = identify_by(database)
     web.include_router(gateway_router(database))
     web.include_router(account_router(market))
-    web.include_router(listings_router(database, identify, _price_of(database)))
+    web.include_router(
+        listings_router(
+            database, identify, _price_of(database), owner_of=_owner, facts=Verified(database)
+        )
+    )
     web.include_router(hub_router(market.hub))
     web.add_exception_handler(TokenMartError, _render)
     web.add_exception_handler(HTTPException, _render_http)

@@ -21,7 +21,7 @@ from catalog.ground.clock import Clock, now_us
 from catalog.ground.database import Database
 from catalog.ground.errors import Forbidden, NotFound, Unauthenticated
 from catalog.ground.marker import LISTINGS, read_marker
-from catalog.listings.offer import CallableListing, callable_listings
+from catalog.listings.offer import CallableListing, callable_listing
 from marketplace.gateway.caps import NO_CAPS, KeyCaps, open_caps
 from marketplace.gateway.tables import Endpoint
 from marketplace.ledger.accounts import open_account
@@ -304,7 +304,7 @@ class Directory:
     def _load_listing(self, slug: str) -> ListingRecord | NotFound:
         with self._database.session() as session:
             at_us = self._clock()
-            listing = _callable(session, slug, at_us)
+            listing = callable_listing(session, slug, at_us)
             price = price_at(session, slug, at_us) if listing else None
             if listing is None or price is None:
                 return model_not_found(slug)
@@ -332,7 +332,7 @@ class Directory:
         slug = model.removesuffix(FREE_SUFFIX)
         at_us = self._clock()
         with self._database.session() as session:
-            listing = _callable(session, slug, at_us)
+            listing = callable_listing(session, slug, at_us)
             if listing is None:
                 raise model_not_found(slug)
             wallet_id = open_account(session, wallet(org_id), Rule.DEBITS_WITHIN_CREDITS)
@@ -351,10 +351,6 @@ def model_not_found(slug: str) -> NotFound:
         param="model",
         remedy="GET /v1/models shows what can be called.",
     )
-
-
-def _callable(session: Session, slug: str, at_us: int) -> CallableListing | None:
-    return next((x for x in callable_listings(session, at_us) if x.slug == slug), None)
 
 
 def _endpoints(session: Session, slug: str) -> tuple[EndpointRecord, ...]:

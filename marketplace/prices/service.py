@@ -8,6 +8,7 @@ back would be a lie about it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from catalog.ground.clock import to_iso
 from catalog.ground.errors import BadRequest, Conflict, NotFound
 from catalog.ground.ids import new_id
 from catalog.ground.marker import raise_marker
+from catalog.listings import shelf
 from marketplace.prices.components import Components, canonical, parse_components
 from marketplace.prices.tables import PriceVersion
 from marketplace.prices.versions import Change, Period, check_periods, diff
@@ -81,6 +83,8 @@ def publish_price(
     session.add(made)
     session.flush()
     raise_marker(session, MARKER)
+    if effective_from_us <= at_us:
+        shelf.reprice(session, listing, json.loads(text))
     return made
 
 

@@ -1,0 +1,85 @@
+"""What must happen by itself: expired holds return, prices and graces that begin or end are seen.
+
+Each errand may run in every replica at once: it finds its work in the database, does it under ids of its
+own, and finds nothing to do the second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+
+from sqlalchemy import text
+from sqlmodel import Session, col, select
+
+from catalog.ground.clock import DAY_US, MINUTE_US, now_us
+from catalog.ground.database import Database
+from catalog.listings import records, shelf
+from catalog.listings.tables import Listing
+from marketplace.ledger.operations import Release
+from marketplace.ledger.sweep import expired_holds
+from marketplace.ledger.writer import LedgerWriter
+from marketplace.prices.tables import PriceVersion
+
+log = logging.getLogger(__name__)
+
+_SWEEP_S = 1.0
+_SHELF_S = 60.0
+_POPULARITY_US = 30 * DAY_US
+
+
+async def keep_house(database: Database, writer: LedgerWriter) -> None:
+    """Run every errand in its own rhythm until cancelled."""
+    await asyncio.gather(_sweep(database, writer), _tidy_shelf(database))
+
+
+async def _sweep(database: Database, writer: LedgerWriter) -> None:
+    while True:
+        with contextlib.suppress(Exception):  # the database is away; holds wait until it is back
+            for release in await asyncio.to_thread(_overdue, database):
+                await writer.apply(release)
+        await asyncio.sleep(_SWEEP_S)
+
+
+def _overdue(database: Database) -> list[Release]:
+    with database.reading() as session:
+        return expired_holds(session, now_us())
+
+
+async def _tidy_shelf(database: Database) -> None:
+    while True:
+        await asyncio.sleep(_SHELF_S)
+        try:
+            await asyncio.to_thread(tidy_shelf, database)
+        except Exception:
+            log.exception("the shelf could not be tidied; it is tried again in a minute")
+
+
+def tidy_shelf(database: Database) -> None:
+    """Let the search follow prices that began, graces that ended, and what is called."""
+    at_us = now_us()
+    with database.session() as session:
+        records.end_graces(session)
+        started = session.exec(
+            select(PriceVersion)
+            .where(PriceVersion.effective_from_us > at_us - 3 * MINUTE_US)
+            .where(PriceVersion.effective_from_us <= at_us)
+        )
+        for version in started:
+            shelf.reprice(session, version.listing, json.loads(version.components))
+        records.count_requests(session, _called(session, at_us))
+
+
+def _called(session: Session, at_us: int) -> dict[str, int]:
+    """Return how often listings that exist were called in the last 30 days."""
+    rows = session.execute(
+        text(
+            "SELECT listing, count(*) FROM usage_event WHERE ended_at_us > :since GROUP BY listing"
+        ),
+        {"since": at_us - _POPULARITY_US},
+    )
+    calls = {slug: int(number) for slug, number in rows}
+    known = session.exec(select(Listing.slug).where(col(Listing.slug).in_(calls)))
+    return {slug: calls[slug] for slug in known}
