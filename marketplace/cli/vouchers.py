@@ -8,8 +8,10 @@ import typer
 from sqlmodel import select
 
 from catalog.ground.clock import now_us
+from catalog.ground.errors import Forbidden
 from catalog.ground.ids import new_id
 from catalog.ground.units import format_yuan, parse_yuan
+from marketplace.cli import voucher_life
 from marketplace.cli.output import Format, FormatOption, say, show
 from marketplace.ledger.chart import CNY
 from marketplace.members.keys import organisation
@@ -19,6 +21,15 @@ from marketplace.vouchers.service import fund, issue, programme
 from marketplace.vouchers.tables import Grant
 
 app = typer.Typer(help="Vouchers: public money for model calls.", no_args_is_help=True)
+app.command("apply")(voucher_life.apply)
+app.command("applications")(voucher_life.applied)
+app.command("prepare")(voucher_life.prepare)
+app.command("approve")(voucher_life.approve)
+app.command("reject")(voucher_life.reject)
+app.command("redeem")(voucher_life.redeem)
+app.command("refund")(voucher_life.refund)
+app.command("lapse")(voucher_life.lapse)
+app.command("void")(voucher_life.void)
 
 
 @app.command("issue")
@@ -34,7 +45,13 @@ def issue_(
     ] = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """Issue a voucher from a programme's pools."""
+    """Issue a voucher from a programme's pools by one hand: development only."""
+    if Settings().environment == "production":
+        raise Forbidden(
+            "In production a voucher is issued by two persons.",
+            rule="four_eyes",
+            remedy="tokenmart voucher apply, then approve.",
+        )
     amount_u = parse_yuan(yuan)
     tx = tx or new_id("iss")
     with Settings().database.session() as session:
