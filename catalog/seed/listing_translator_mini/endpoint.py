@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPSConnection
+from urllib.parse import urlsplit
 
 TIMEOUT_S = 120
 
@@ -27,13 +28,19 @@ class Endpoint:
             "temperature": 0,
             "max_tokens": 160,
         }
-        request = urllib.request.Request(  # noqa: S310 - the caller names the endpoint
-            self.url.rstrip("/") + "/chat/completions",
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"},
-        )
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
-            text: str = json.load(answer)["choices"][0]["message"]["content"]
+        parts = urlsplit(self.url.rstrip("/") + "/chat/completions")
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        connection = kind(parts.netloc, timeout=TIMEOUT_S)
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+        try:
+            connection.request("POST", parts.path, json.dumps(body), headers)
+            answer = connection.getresponse()
+            said = json.load(answer)
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise ConnectionError(f"the endpoint answered {answer.status}: {said}")
+        text: str = said["choices"][0]["message"]["content"]
         return text
 
     def produced(self, titles: Sequence[str], at_once: int) -> list[str]:

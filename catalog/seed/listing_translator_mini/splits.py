@@ -16,9 +16,8 @@ from collections.abc import Iterator
 from itertools import combinations
 from math import prod
 from pathlib import Path
-from random import Random
 
-from catalog.seed.listing_translator_mini.grammar import HARD, ORDINARY, Shape, Title, draw
+from catalog.seed.listing_translator_mini.grammar import HARD, ORDINARY, Shape, Title, draw, source
 from catalog.seed.listing_translator_mini.lexicon import Lexicon, load
 
 FOLDER = Path(__file__).parent
@@ -49,7 +48,7 @@ def split_of(title: Title) -> str:
 
 def titles(seed: int, split: str, shape: Shape) -> Iterator[Title]:
     """Endless titles of one split, the same ones for the same seed."""
-    lexicon, rng = load(), Random(seed)  # noqa: S311 - reproducible on purpose
+    lexicon, rng = load(), source(seed)
     while True:
         title = draw(lexicon, rng, shape)
         if split_of(title) == split:
