@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import http.client
 import json
 import os
 import platform
@@ -34,7 +35,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
@@ -42,6 +43,12 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 KEY = "hf_bench"
+MIGRATE = """
+import sys
+from catalog.ground.database import Database
+from marketplace.migrations.migrate import migrate
+migrate(Database(sys.argv[1]))
+"""
 FLOORS = {"upload_vs_cp_sha256": 0.5, "download_vs_nginx": 0.7}
 
 
@@ -77,11 +84,10 @@ class Hub:
     """A hub process on a free port."""
 
     def __init__(self, folder: Path) -> None:
-        from catalog.ground.database import Database
-        from marketplace.migrations.migrate import migrate
-
         folder.mkdir()
-        migrate(Database(f"sqlite:///{folder / 'hub.db'}"))
+        # The schema belongs to the marketplace, which a benchmark must not import.
+        url = f"sqlite:///{folder / 'hub.db'}"
+        subprocess.run([sys.executable, "-c", MIGRATE, url], cwd=ROOT, check=True)
         keys = {KEY: {"name": "b", "orgs": {"acme": "owner"}}}
         (folder / "keys.json").write_text(json.dumps(keys))
         command = [sys.executable, "-m", "catalog.hub.app", "--data", str(folder), "--port", "0"]
@@ -97,8 +103,15 @@ class Hub:
         """Send JSON and return the answer."""
         headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
-        with urlopen(Request(self.url + path, body, headers)) as answer:
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
+        try:
+            connection.request("POST", path, body, headers)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise SystemExit(f"{path} answered {answer.status}: {answer.read().decode()}")
             return json.load(answer)
+        finally:
+            connection.close()
 
     def upload_link(self, digest: str, size_bytes: int) -> str:
         """Return a link that takes these bytes, any number of times."""
