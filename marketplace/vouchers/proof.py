@@ -94,10 +94,8 @@ def _grants(session: Session, flows: _Flows, made: Programme) -> Iterator[str]:
 def _programme(session: Session, flows: _Flows, made: Programme) -> Iterator[str]:
     books = [book for book in books_of(session, made.id).values() if book.grant.unit == CNY]
     items = [*used_items(session, made.id, 0, _EVER_US), *refund_items(session, made.id, _EVER_US)]
-    summed: dict[str, int] = defaultdict(int)
     per_grant: dict[tuple[str, str], int] = defaultdict(int)
     for item in items:
-        summed[item.funder_id] += item.amount_u
         per_grant[item.grant_id, item.funder_id] += item.amount_u
     issued: dict[str, int] = defaultdict(int)
     for book in books:
@@ -118,9 +116,7 @@ def _programme(session: Session, flows: _Flows, made: Programme) -> Iterator[str
                 if abs(part * WHOLE_BP - used_u * share_bp) >= WHOLE_BP:
                     yield f"13 {grant.id}: a funder is a micro-yuan or more off its share"
     for place in funders_of(session, made.id):
-        yield from _funder(
-            session, flows, made, place.funder_id, place.pool_account_id, issued, summed
-        )
+        yield from _funder(session, flows, made, place.funder_id, place.pool_account_id, issued)
     yield from _lines(session, items, made)
 
 
@@ -131,7 +127,6 @@ def _funder(
     funder_id: str,
     pool: int,
     issued: dict[str, int],
-    used: dict[str, int],
 ) -> Iterator[str]:
     budget_u = flows.credited(pool, Code.FUND)
     left_u = sum(flows.credits[pool, int(c)] - flows.debits[pool, int(c)] for c in Code)
@@ -155,19 +150,6 @@ def _funder(
         by_stage[3 if refused else paid] += line.amount_u
     if by_stage != standing:
         yield f"3 {made.code} {funder_id}: accounts {standing}, lines {by_stage}"
-    if used[funder_id] < sum(standing) and not _has_waiting_refunds(session, made):
-        yield f"3 {made.code} {funder_id}: claimed {sum(standing)} of {used[funder_id]} used"
-
-
-def _has_waiting_refunds(session: Session, made: Programme) -> bool:
-    """Refunds of claimed legs wait for the next claim: until then more is claimed than used."""
-    legs = session.exec(
-        select(RefundLeg.refund_id)
-        .join(Grant, col(Grant.id) == RefundLeg.grant_id)
-        .where(Grant.programme_id == made.id)
-    ).all()
-    live = session.exec(select(ClaimLine.refund_id).where(ClaimLine.state != "withdrawn")).all()
-    return bool(set(legs) - set(live))
 
 
 def _lines(session: Session, items: list[Item], made: Programme) -> Iterator[str]:
