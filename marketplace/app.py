@@ -49,8 +49,10 @@ from marketplace.members.identify import identify_by
 from marketplace.members.organisations import organisation
 from marketplace.members.standing import Verified
 from marketplace.migrations.migrate import migrate
+from marketplace.payouts.endpoints import payouts_router
 from marketplace.prices.service import price_at
 from marketplace.settings import Settings
+from marketplace.vouchers.endpoints import vouchers_router
 
 DRAIN_S = 30.0
 """How long running calls may take to end after SIGTERM."""
@@ -164,6 +166,8 @@ def _web(market: Marketplace) -> FastAPI:
             database, identify, _price_of(database), owner_of=_owner, facts=Verified(database)
         )
     )
+    web.include_router(vouchers_router(database))
+    web.include_router(payouts_router(database))
     web.include_router(hub_router(market.hub))
     web.add_exception_handler(TokenMartError, _render)
     web.add_exception_handler(HTTPException, _render_http)
