@@ -58,6 +58,9 @@ def make_folder(root: Path) -> Path:
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "weights.bin").write_bytes(noise.randbytes(3_000_000))
     (folder / "repeated.bin").write_bytes(b"\0\1\2\3abcd" * 400_000)
+    header = b'{"t":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]}}'
+    tensors = len(header).to_bytes(8, "little") + header + noise.randbytes(12)
+    (folder / "model.safetensors").write_bytes(tensors)
     (folder / "empty.txt").write_bytes(b"")
     (folder / "子目录" / "a b%20.json").write_text('{"名": 1}')
     (folder / "子目录" / "deep" / "tiny.bin").write_bytes(b"\0\1\2")
@@ -117,6 +120,8 @@ def look(folder: Path) -> None:
     sizes = {item.rfilename: item.size for item in info.siblings}
     assert sizes["empty.txt"] == 0
     assert sizes["weights.bin"] == 3_000_004
+    assert info.safetensors.total == 6
+    assert api.get_safetensors_metadata(REPO).parameter_count == {"F16": 6}
     assert REPO in [model.id for model in api.list_models(author="acme", search="stor")]
     said("tree, paths, history, info, list")
 
