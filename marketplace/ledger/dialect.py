@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from sqlalchemy import Table
 
@@ -52,7 +52,7 @@ class Dialect(Protocol):
 class SqliteDialect:
     """`sqlite3` connections. Lists travel as JSON, so that each statement is prepared once."""
 
-    _insert = {  # noqa: RUF012
+    _insert: ClassVar = {
         name: f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
         for name, (table, columns) in _INSERTS.items()
     }
@@ -130,7 +130,7 @@ class PostgresDialect:
         "FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::int[]) "
         "AS v(b, c, d, e, id) WHERE a.id = v.id"
     )
-    _copies = {  # noqa: RUF012
+    _copies: ClassVar = {
         name: f"COPY {table} ({', '.join(columns)}) FROM STDIN"
         for name, (table, columns) in _INSERTS.items()
     }

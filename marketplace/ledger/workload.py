@@ -2,6 +2,7 @@
 
     python -m marketplace.ledger.workload prepare --url … [--past-events 1000000]
     python -m marketplace.ledger.workload run --url … --legs 3 --requests 20000 --tasks 64
+    python -m marketplace.ledger.workload verify --url …
 
 `benchmarks.ledger` starts it as a process, because benchmarks do not import the marketplace.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,16 +24,19 @@ from sqlalchemy import text
 from catalog.ground.clock import now_us
 from catalog.ground.database import Database
 from catalog.ground.errors import TokenMartError
-from catalog.ground.ids import new_id, ulid
+from catalog.ground.ids import new_id
 from marketplace.ledger import trace
 from marketplace.ledger.accounts import account_id, apply_now, open_account, open_lane
 from marketplace.ledger.chart import BANK, CLEARING, Code, Rule, grant, owner_unsettled, wallet
 from marketplace.ledger.dialect import dialect_of
 from marketplace.ledger.journal import BatchRun
 from marketplace.ledger.operations import Available, Entry, Hold, Leg, Post, Settle
+from marketplace.ledger.verify import verify
 from marketplace.ledger.writer import LedgerWriter
 
 ORGS = 64
+LANE = "workload"
+"""Opened beforehand, so that a trace of a run can be replayed on a copy of the prepared database."""
 HELD_U = 900
 USED_U = 600
 _RICH_U = 10**15
@@ -46,6 +51,7 @@ def prepare(database: Database) -> None:
     with database.session() as session:
         bank = account_id(session, BANK)
         open_account(session, owner_unsettled("maker"), Rule.PROJECTION)
+        open_lane(session, LANE)
         for number in range(ORGS):
             codes = [wallet(f"o{number}"), grant(f"o{number}a"), grant(f"o{number}b")]
             for code in codes:
@@ -106,7 +112,7 @@ _PLAN = '[1,900,400,7,300,0,[["grt_01K000000000000000000GRANTA",9,0,300,300,1,33
 async def run(database: Database, legs: int, requests: int, tasks: int) -> dict[str, Any]:
     """Hold and settle `requests` calls from `tasks` tasks; return rates and growth."""
     books = Books(database)
-    writer = LedgerWriter(database, f"workload-{ulid()}")
+    writer = LedgerWriter(database, LANE)
     left = requests
     waits: list[float] = []
 
@@ -185,6 +191,18 @@ def _prepare(arguments: argparse.Namespace) -> None:
         fill(database, arguments.past_events)
 
 
+def _verify(arguments: argparse.Namespace) -> None:
+    report = verify(Database(arguments.url))
+    told = {
+        "rows": report.transfers + report.events,
+        "seconds": report.seconds,
+        "rows_per_s": report.rows_per_s,
+        "problems": len(report.problems),
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    print(json.dumps(told))
+
+
 def main() -> None:
     """Read the command line and do it."""
     parser = argparse.ArgumentParser(prog="python -m marketplace.ledger.workload")
@@ -197,7 +215,8 @@ def main() -> None:
     running.add_argument("--tasks", type=int, default=64)
     running.add_argument("--trace", type=Path, help="write every statement to this file")
     action: Callable[[argparse.Namespace], None]
-    for verb, action in ((preparing, _prepare), (running, _run)):
+    verifying = verbs.add_parser("verify", help="prove the ledger; print rate and memory")
+    for verb, action in ((preparing, _prepare), (running, _run), (verifying, _verify)):
         verb.add_argument("--url", required=True)
         verb.set_defaults(action=action)
     arguments = parser.parse_args()

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 from support.ledger_world import PRICES, T0, World, usage
 
 from catalog.ground.database import Database
+from marketplace.ledger.chain import GENESIS, batch_sha256
 from marketplace.ledger.chart import Code, Rule
 from marketplace.ledger.operations import Entry, Post
 from marketplace.ledger.verify import verify
@@ -176,7 +177,6 @@ def _copy_of(database: Database, path: Path) -> Database:
 
 def _rechained(database: Database) -> None:
     """Forge every chain anew, as an attacker with the source code would."""
-    from marketplace.ledger.chain import GENESIS, batch_sha256
     from marketplace.ledger.groups import Group, live_groups
 
     heads: dict[int, str] = {}
@@ -312,3 +312,19 @@ def test_a_running_ledger_can_be_proven(world: World) -> None:
             worker.join()
         writer.close()
     assert max(rows) > 0
+
+
+def test_a_link_covers_every_field_every_row_and_the_link_before() -> None:
+    row = (1, "tx", 0, 1, 4, 7, 8, 5, None, T0)
+    links = [
+        batch_sha256(previous, rows)
+        for previous, rows in (
+            (GENESIS, [row]),
+            ("1" + GENESIS[1:], [row]),
+            (GENESIS, [row, row]),
+            (GENESIS, [(1, "tx0", *row[3:])]),
+            (GENESIS, []),
+            *((GENESIS, [(*row[:i], "x", *row[i + 1 :])]) for i in range(len(row))),
+        )
+    ]
+    assert len(set(links)) == len(links)
