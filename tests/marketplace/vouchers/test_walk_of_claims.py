@@ -142,4 +142,4 @@ def test_every_invariant_holds_all_the_way(database: Database, seed: int) -> Non
     walk.jobs()
     walk.story.check()
     owner = walk.story.org("owner")
-    assert walk.story.balance(owner_available(owner)) >= 0
+    assert walk.story.journal(owner_available(owner)) >= 0
