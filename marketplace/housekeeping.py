@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Callable
 
 from sqlalchemy import text
 from sqlmodel import Session, col, select
@@ -21,18 +22,26 @@ from catalog.listings.tables import Listing
 from marketplace.ledger.operations import Release
 from marketplace.ledger.sweep import expired_holds
 from marketplace.ledger.writer import LedgerWriter
+from marketplace.payouts.accruals import accrue, mature
 from marketplace.prices.tables import PriceVersion
+from marketplace.vouchers.leases import lease_all
+from marketplace.vouchers.returning import lapse
 
 log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
 _SHELF_S = 60.0
+_MONEY_S = 600.0
 _POPULARITY_US = 30 * DAY_US
 
 
 async def keep_house(database: Database, writer: LedgerWriter) -> None:
     """Run every errand in its own rhythm until cancelled."""
-    await asyncio.gather(_sweep(database, writer), _tidy_shelf(database))
+    await asyncio.gather(
+        _sweep(database, writer),
+        _every(_SHELF_S, tidy_shelf, database),
+        _every(_MONEY_S, settle_time, database),
+    )
 
 
 async def _sweep(database: Database, writer: LedgerWriter) -> None:
@@ -48,13 +57,13 @@ def _overdue(database: Database) -> list[Release]:
         return expired_holds(session, now_us())
 
 
-async def _tidy_shelf(database: Database) -> None:
+async def _every(seconds: float, errand: Callable[[Database], None], database: Database) -> None:
     while True:
-        await asyncio.sleep(_SHELF_S)
+        await asyncio.sleep(seconds)
         try:
-            await asyncio.to_thread(tidy_shelf, database)
+            await asyncio.to_thread(errand, database)
         except Exception:
-            log.exception("the shelf could not be tidied; it is tried again in a minute")
+            log.exception("%s failed; it is tried again in %g s", errand.__name__, seconds)
 
 
 def tidy_shelf(database: Database) -> None:
@@ -83,3 +92,18 @@ def _called(session: Session, at_us: int) -> dict[str, int]:
     calls = {slug: int(number) for slug, number in rows}
     known = session.exec(select(Listing.slug).where(col(Listing.slug).in_(calls)))
     return {slug: calls[slug] for slug in known}
+
+
+def settle_time(database: Database) -> None:
+    """Do with money what time asks for: lapsed vouchers go back, tranches are filled, shares mature."""
+    for errand in (lapse, lease_all):
+        while _some(database, errand):
+            pass  # in short transactions, so that no call waits long
+    with database.session() as session:
+        accrue(session, now_us())
+        mature(session, now_us())
+
+
+def _some(database: Database, errand: Callable[[Session, int], int]) -> int:
+    with database.session() as session:
+        return errand(session, now_us())

@@ -175,7 +175,7 @@ def credits_of(session: Session, org_id: str) -> dict[str, Any]:
                 "amount": grant.amount,
                 "available": available_u(balance),
                 "held": balance.dr_pending,
-                "used": balance.dr_posted,
+                "used": balance.dr_posted - grant.returned - grant.refunded,
                 "expires_at": to_iso(min(grant.expires_at_us, 253_370_764_800_000_000)),
             }
             for grant, programme, balance in rows

@@ -1,6 +1,6 @@
 """A small world of grants, wallets and calls, kept by hand, against the pure parts of the vouchers.
 
-The world books what `size`, `build_ladder`, `draw`, `replay`, `refund` and the funder split tell it to,
+The world books what `size`, `build_ladder`, `draw`, `replay` and the funder split tell it to,
 in plain dictionaries, and knows from `expected_draws` (the published order, written as naively as can
 be) what they should have told it. Balances and caps are small and grants exist from the start, or the
 machine would never reach an exhausted grant, a full cap or an empty pool.
@@ -18,7 +18,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from marketplace.vouchers.caps import Against, Counted, cap_keys, size
 from marketplace.vouchers.plan import Plan, Settlement
-from marketplace.vouchers.refund import refund
 from marketplace.vouchers.rules import Issued, Programme, load
 from marketplace.vouchers.split import FunderSplit
 from marketplace.vouchers.waterfall import build_ladder, replay
@@ -115,8 +114,6 @@ class Call:
     listing: str
     plan: Plan
     paid: Settlement | None = None
-    refunded_self: int = 0
-    first_self: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -250,7 +247,6 @@ class Vouchers(RuleBasedStateMachine):
         call = data.draw(st.sampled_from([c for c in self.calls if c.paid is None]))
         actual = call.plan.cost_u * percent // 100
         call.paid = paid = replay(call.plan, actual)
-        call.first_self = paid.self_u
         self.wallet_held[call.org] -= call.plan.wallet_hold_u
         self.wallet[call.org] += call.plan.wallet_hold_u - paid.self_u
         self.spent[call.org] += paid.self_u
@@ -271,21 +267,6 @@ class Vouchers(RuleBasedStateMachine):
         for leg in call.plan.legs:
             grant = self._grant(leg.account_id)
             grant.held -= leg.amount
-            self._give_up_if_over(grant)
-
-    @precondition(lambda self: any(call.paid for call in self.calls))
-    @rule(data=st.data(), percent=st.sampled_from([1, 40, 100, 100]))
-    def give_back(self, data: st.DataObject, percent: int) -> None:
-        call = data.draw(st.sampled_from([c for c in self.calls if c.paid is not None]))
-        assert call.paid is not None
-        back = refund(call.plan, call.paid, call.paid.cost_u * percent // 100)
-        call.paid = back.after
-        call.refunded_self += back.self_u
-        self.wallet[call.org] += back.self_u
-        self.spent[call.org] -= back.self_u
-        for leg in back.legs:
-            grant = self._grant(leg.account_id)
-            grant.posted -= leg.amount
             self._give_up_if_over(grant)
 
     @rule(days=st.sampled_from([1, 1, 2]))
@@ -323,7 +304,6 @@ class Vouchers(RuleBasedStateMachine):
     @invariant()
     def every_call_adds_up_and_pays_no_one_twice(self) -> None:
         for call in self.calls:
-            assert call.refunded_self <= call.first_self
             cost = call.plan.cost_u if call.paid is None else call.paid.cost_u
             rest = call.plan.self_u if call.paid is None else call.paid.self_u + call.paid.overrun_u
             assert sum(leg.covered_u for leg in (call.paid or call.plan).legs) + rest == cost
