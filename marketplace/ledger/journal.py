@@ -13,9 +13,10 @@ in the database are the second line, not the first.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from catalog.ground.errors import (
     BadRequest,
@@ -43,6 +44,8 @@ from marketplace.ledger.operations import (
     Settle,
 )
 
+_json = msgspec.json.Encoder().encode
+_legs = msgspec.json.Decoder(list[tuple[int, int, int]]).decode
 _RULE, _DR_PENDING, _DR_POSTED, _CR_PENDING, _CR_POSTED = range(5)
 
 
@@ -75,7 +78,7 @@ class BatchRun:
         self._usage: list[tuple[Any, ...]] = []
         self._holds: list[tuple[Any, ...]] = []
         self._chained: list[Sequence[Any]] = []
-        self._open: dict[str, list[list[int]]] = {}
+        self._open: dict[str, list[tuple[int, int, int]]] = {}
         self._known: set[str] = set()
         self._repeated: dict[str, Held] = {}
 
@@ -97,7 +100,7 @@ class BatchRun:
     def _prepare(self, operations: Sequence[Operation]) -> None:
         ending = [op.tx for op in operations if isinstance(op, Settle | Release)]
         if ending:
-            self._open = {tx: json.loads(legs) for tx, legs in self._dialect.take_holds(ending)}
+            self._open = {tx: _legs(legs) for tx, legs in self._dialect.take_holds(ending)}
         posts = [op.tx for op in operations if isinstance(op, Post)]
         if posts:
             self._known = self._dialect.posted(posts)
@@ -122,7 +125,7 @@ class BatchRun:
     def _holds_already_there(self, operations: Sequence[Operation]) -> dict[str, Held]:
         txs = [op.tx for op in operations if isinstance(op, Hold)]
         return {
-            tx: Held(tuple(Leg(*leg) for leg in json.loads(legs)), plan)
+            tx: Held(tuple(Leg(*leg) for leg in _legs(legs)), plan)
             for tx, legs, plan in self._dialect.open_holds(txs)
         }
 
@@ -160,7 +163,7 @@ class BatchRun:
         for index, leg in enumerate(legs):
             self._move(leg.account_id, _DR_PENDING, leg.amount)
             self._journal(op.tx, index, Kind.PENDING, Code.USE, leg, leg.amount, op.at_us)
-        kept = json.dumps(legs, separators=(",", ":"))
+        kept = _json(legs).decode()
         row = (op.tx, self._lane, op.org_id, kept, plan, op.at_us, op.expires_at_us)
         self._holds.append(row)
         return Held(legs, plan)
@@ -192,7 +195,7 @@ class BatchRun:
         self._known.add(op.usage[0])
         return Done(changed=True)
 
-    def _check_clearing(self, op: Settle, held: list[list[int]]) -> None:
+    def _check_clearing(self, op: Settle, held: list[tuple[int, int, int]]) -> None:
         through = sum(
             posted
             for (_, _, sink), posted in zip(held, op.posted, strict=True)

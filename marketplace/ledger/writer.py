@@ -12,7 +12,6 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -36,7 +35,7 @@ _PATIENCE_S = 10.0
 """How long queued operations wait for a database that is away before they are refused."""
 
 Result = Outcome | TokenMartError
-Deliver = Callable[[Result], None]
+Waiting = Future[Result] | asyncio.Future[Result]
 
 
 class LedgerWriter:
@@ -52,34 +51,25 @@ class LedgerWriter:
         with database.session() as session:
             self._lane = open_lane(session, name)
             self._clearing = account_id(session, CLEARING)
-        self._queue: deque[tuple[Operation, Deliver]] = deque()
+        self._queue: deque[tuple[Operation, Waiting]] = deque()
         self._wake = threading.Condition()
-        self._closing = False
+        self._idle = False
+        self._closing = self._closed = False
         self._dialect: Dialect | None = None
         self._connection: Any = None
-        self._deliveries: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
     def submit(self, operation: Operation) -> Outcome:
         """Apply one operation and wait for it to be durable; raises its refusal."""
         waiting: Future[Result] = Future()
-        self._enqueue(operation, waiting.set_result)
+        self._enqueue(operation, waiting)
         return _outcome(waiting.result())
 
     async def apply(self, operation: Operation) -> Outcome:
         """The same from an event loop. Cancelling the wait does not withdraw the operation."""
-        loop = asyncio.get_running_loop()
-        waiting: asyncio.Future[Result] = loop.create_future()
-
-        def resolve(result: Result) -> None:
-            if not waiting.done():
-                waiting.set_result(result)
-
-        def deliver(result: Result) -> None:
-            self._deliveries.setdefault(loop, []).append(lambda: resolve(result))
-
-        self._enqueue(operation, deliver)
+        waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._enqueue(operation, waiting)
         return _outcome(await waiting)
 
     def close(self) -> None:
@@ -94,33 +84,41 @@ class LedgerWriter:
         """How many operations wait for the next transaction."""
         return len(self._queue)
 
-    def _enqueue(self, operation: Operation, deliver: Deliver) -> None:
-        with self._wake:
-            if self._closing:
-                raise Unavailable("The ledger is closing.", remedy="Try another replica.")
-            self._queue.append((operation, deliver))
-            self._wake.notify()
+    def _enqueue(self, operation: Operation, waiting: Waiting) -> None:
+        if self._closing:
+            raise _closing()
+        self._queue.append((operation, waiting))
+        # The writer says that it is idle before it looks at the queue for the last time, so nobody is
+        # overlooked; while it works, nobody needs the lock.
+        if self._idle:
+            with self._wake:
+                self._wake.notify()
+        if self._closed:
+            self._refuse_rest()
+
+    def _refuse_rest(self) -> None:
+        """Answer whoever came while the writer left; it and they both look, so nobody is forgotten."""
+        while self._queue:
+            with contextlib.suppress(IndexError):
+                _deliver([self._queue.popleft()], [_closing()])
 
     def _run(self) -> None:
         while True:
-            with self._wake:
-                while not self._queue and not self._closing:
-                    self._wake.wait()
+            if not self._queue:
+                with self._wake:
+                    self._idle = True
+                    while not self._queue and not self._closing:
+                        self._wake.wait()
+                    self._idle = False
                 if not self._queue:
                     break
-                count = min(len(self._queue), _MOST_AT_ONCE)
-                batch = [self._queue.popleft() for _ in range(count)]
-            self._deliver(batch, self._durably([operation for operation, _ in batch]))
+            count = min(len(self._queue), _MOST_AT_ONCE)
+            batch = [self._queue.popleft() for _ in range(count)]
+            _deliver(batch, self._durably([operation for operation, _ in batch]))
+        self._closed = True
+        self._refuse_rest()
         if self._connection is not None:
             self._connection.close()
-
-    def _deliver(self, batch: list[tuple[Operation, Deliver]], results: list[Result]) -> None:
-        for (_, deliver), result in zip(batch, results, strict=True):
-            deliver(result)
-        for loop, callbacks in self._deliveries.items():
-            with contextlib.suppress(RuntimeError):  # the loop has gone; so have those who waited
-                loop.call_soon_threadsafe(_call_all, callbacks)
-        self._deliveries = {}
 
     def _durably(self, operations: list[Operation]) -> list[Result]:
         deadline = time.monotonic() + _PATIENCE_S
@@ -165,9 +163,23 @@ class LedgerWriter:
         self._connection = self._dialect = None
 
 
-def _call_all(callbacks: list[Callable[[], None]]) -> None:
-    for callback in callbacks:
-        callback()
+def _deliver(batch: list[tuple[Operation, Waiting]], results: list[Result]) -> None:
+    """Answer everybody; each event loop is woken once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Result], Result]]] = {}
+    for (_, waiting), result in zip(batch, results, strict=True):
+        if isinstance(waiting, asyncio.Future):
+            by_loop.setdefault(waiting.get_loop(), []).append((waiting, result))
+        else:
+            waiting.set_result(result)
+    for loop, answers in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop has gone; so have those who waited
+            loop.call_soon_threadsafe(_answer, answers)
+
+
+def _answer(answers: list[tuple[asyncio.Future[Result], Result]]) -> None:
+    for waiting, result in answers:
+        if not waiting.done():
+            waiting.set_result(result)
 
 
 def _outcome(result: Result) -> Outcome:
@@ -197,6 +209,10 @@ def _meaning(error: Exception) -> TokenMartError:
     if _named(error, "CheckViolation") or "CHECK constraint" in str(error):
         return LedgerCorrupt(f"The database refused a balance: {error}", rule="ledger.check")
     return Conflict("This id has been used for something else.", rule="ledger.once")
+
+
+def _closing() -> Unavailable:
+    return Unavailable("The ledger is closing.", remedy="Try another replica.")
 
 
 def _unavailable(error: Exception) -> Unavailable:
