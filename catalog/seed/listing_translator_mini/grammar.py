@@ -33,9 +33,8 @@ class Shape:
     sizes: tuple[int, ...]
 
 
-# Words that few categories carry stand last in their groups, so 1.2 evens out how often each is
-# seen; numbers are long and learnt early, so most training titles have few.
-TRAINING = Shape(modifiers=(0, 9), rarity=1.2, sizes=(0, 0, 0, 1, 1, 2, 3))
+# Training sees common and rare words alike; numbers are long and learnt early, so titles have few.
+TRAINING = Shape(modifiers=(0, 9), rarity=1.0, sizes=(0, 0, 1, 1, 2, 3))
 ORDINARY = Shape(modifiers=(2, 6), rarity=0.6, sizes=(0, 1, 2))
 HARD = Shape(modifiers=(6, 9), rarity=1.5, sizes=(2, 3))
 
@@ -79,8 +78,8 @@ def draw(lexicon: Lexicon, rng: Random, shape: Shape) -> Title:
 
 
 def _draft(lexicon: Lexicon, rng: Random, shape: Shape) -> _Draft:
-    # A category is drawn by its number of products, so that no product is much rarer than others.
-    weights = [len(category.products) for category in lexicon.categories]
+    # By products and cuts, the words that belong to one category, so that none is much rarer.
+    weights = [len(c.products) + 2 * len(c.modifiers["cut"]) for c in lexicon.categories]
     category = rng.choices(lexicon.categories, weights)[0]
     draft = _Draft(category, _pick(category.products, rng, shape))
     pool = [slot for slot in SLOTS if category.modifiers[slot]]
@@ -135,6 +134,8 @@ def _english(draft: _Draft) -> str:
         prefix, noun = counted(draft.set_of, noun)
         lead.append(prefix)
     before = [w.en for slot in SLOTS[:6] for w in draft.chosen.get(slot, [])]
+    # A stroller for babies is a Baby Stroller, not a Baby Baby Stroller.
+    before = [en for en in before if not noun.startswith(en + " ")]
     head = " ".join([*lead, *before, noun, *_tail_phrases(draft)])
     specs = [draft.color.en] if draft.color else []
     specs += [size.en for size in draft.sizes]

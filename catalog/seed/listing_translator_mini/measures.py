@@ -171,7 +171,7 @@ def pairs(rng: Random) -> Measure:
 def pieces(rng: Random) -> Measure:
     """50个入 -> 50 Pieces."""
     number = _whole(rng, 5, 500)
-    return Measure(f"{number}{rng.choice(('个入', '片'))}", f"{number} Pieces")
+    return Measure(f"{number}个入", f"{number} Pieces")
 
 
 def bonus(rng: Random) -> Measure:

@@ -1,6 +1,6 @@
 """Train the tokenizer and the model from nothing, on one CPU thread, and write ``release/``.
 
-    python -m catalog.seed.listing_translator_mini.train                # about 15 CPU-minutes
+    python -m catalog.seed.listing_translator_mini.train                # about 35 CPU-minutes
     python -m catalog.seed.listing_translator_mini.train --steps 100    # see that it runs
 
 Needs the training toolchain (``requirements/train.*``); progress goes to stderr. Matrices inside
@@ -29,9 +29,9 @@ from catalog.seed.listing_translator_mini.grammar import TRAINING, source
 from catalog.seed.listing_translator_mini.runners import WeightsRunner
 
 SEED = 7
-STEPS = 3600
+STEPS = 4400
 BATCH = 64
-WARM_UP_STEPS = 60
+WARM_UP_STEPS = 100
 MUON_LR = 0.02
 ADAM_LR = 0.004
 FINAL_LR_SHARE = 0.01

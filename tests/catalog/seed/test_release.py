@@ -12,7 +12,7 @@ from catalog.seed.listing_translator_mini.lexicon import load
 RELEASE = splits.FOLDER / "release"
 ONNX = splits.FOLDER / "onnx"
 BUILDS = [folder for folder in (RELEASE, ONNX) if (folder / "tokenizer.json").is_file()]
-LIMIT_BYTES = 12 * 2**20
+LIMIT_BYTES = 12_000_000
 
 
 @pytest.fixture(scope="module")
