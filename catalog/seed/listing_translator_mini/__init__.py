@@ -2,7 +2,7 @@
 
 The whole shape, in reading order:
 
-    lexicon/*.toml   every Chinese-English word pair, and which words go together
+    words/*.toml     every Chinese-English word pair, and which words go together
     lexicon.py       reads them into plain data
     plural.py        English plurals, irregular ones included
     measures.py      sizes, quantities and other numbers, in both languages

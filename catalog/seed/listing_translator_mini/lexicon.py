@@ -1,4 +1,4 @@
-"""The word pairs of ``lexicon/*.toml`` as plain, immutable data."""
+"""The word pairs of ``words/*.toml`` as plain, immutable data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent / "lexicon"
+FOLDER = Path(__file__).parent / "words"
 
 SLOTS = (
     "audience",
