@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 
@@ -90,7 +90,6 @@ class Pull(SQLModel, table=True):
     """A pull request; its commits are under `refs/pr/<number>`. `status`: draft, open, merged, closed."""
 
     __tablename__ = "hub_pull"
-    __table_args__ = (Index("ix_hub_pull_repo", "repo_id", "number"),)
 
     repo_id: str = Field(primary_key=True, max_length=40)
     number: int = Field(primary_key=True)
