@@ -150,7 +150,7 @@ def _loops(links: Iterable[Link], names: Mapping[str, str], period: Period) -> I
         ):
             holds[link.first].append(link.second)
     told: set[frozenset[str]] = set()
-    for start in sorted(holds):
+    for start in sorted(holds, key=lambda party: names.get(party, party)):
         path = _way_back(start, holds)
         if path and frozenset(path) not in told:
             told.add(frozenset(path))
