@@ -93,6 +93,7 @@ class Caller(asyncio.Protocol):
 async def run(url: str, request: bytes, connections: int, requests: int) -> Tally:
     """Make `requests` requests over `connections` connections; connections that close are replaced."""
     where = urlsplit(url)
+    host, port = where.hostname or "127.0.0.1", where.port or 80
     tally = Tally(left=requests)
     loop = asyncio.get_running_loop()
 
@@ -101,8 +102,8 @@ async def run(url: str, request: bytes, connections: int, requests: int) -> Tall
             done: asyncio.Future[None] = loop.create_future()
             await loop.create_connection(
                 lambda done=done: Caller(request, tally, done),  # type: ignore[misc]
-                where.hostname,
-                where.port,
+                host,
+                port,
             )
             await done
 
