@@ -136,9 +136,8 @@ async def serve(port: int, script: Script, chunk_rate: float) -> None:
     interval_s = 1 / chunk_rate if chunk_rate else 0.0
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Mock(script, interval_s, stats), "127.0.0.1", port)
-    print(
-        json.dumps({"url": "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]}), flush=True
-    )
+    port = server.sockets[0].getsockname()[1]
+    print(json.dumps({"url": f"http://127.0.0.1:{port}"}), flush=True)
     await server.serve_forever()
 
 

@@ -82,7 +82,7 @@ def parse(argv: list[str]) -> Options:
     )
 
 
-class _at_least:
+class _at_least:  # noqa: N801 - argparse shows it as a type
     def __init__(self, low: int) -> None:
         self.low = low
 
