@@ -34,6 +34,7 @@ from catalog.listings.endpoints import listings_router
 from catalog.listings.offer import is_on_offer
 from catalog.listings.prices import PriceOf, Prices
 from catalog.listings.tables import Listing
+from catalog.releases.endpoints import routes as releases_router
 from marketplace.gateway.directory import Directory
 from marketplace.gateway.endpoints import gateway_router
 from marketplace.gateway.endpoints_account import account_router
@@ -168,6 +169,7 @@ def _web(market: Marketplace) -> FastAPI:
     )
     web.include_router(vouchers_router(database))
     web.include_router(payouts_router(database))
+    web.include_router(releases_router(market.hub))
     web.include_router(hub_router(market.hub))
     web.add_exception_handler(TokenMartError, _render)
     web.add_exception_handler(HTTPException, _render_http)
