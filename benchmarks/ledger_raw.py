@@ -9,6 +9,7 @@ queue, no decisions, no chain, no JSON: what is left is the driver, the database
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ def main() -> None:
     calls = msgspec.msgpack.decode(
         arguments.trace.read_bytes(), type=list[tuple[str, str, Any]], strict=False
     )
+    gc.collect()
+    gc.freeze()
     seconds, cpu_s = play(Database(arguments.url), calls)
     commits = sum(sql == "COMMIT" for _, sql, _ in calls)
     print(json.dumps({"seconds": seconds, "cpu_s": cpu_s, "commits": commits}))

@@ -24,7 +24,9 @@ _INSERTS = {
     "batch": ("ledger_batch", ["lane", "n", "first_seq", "last_seq", "sha256"]),
 }
 _ACCOUNTS = (
-    "SELECT id, rule, dr_pending, dr_posted, cr_pending, cr_posted FROM ledger_account WHERE id"
+    # A projection has no balance to guard, so it is not locked: everybody passes through clearing.
+    "SELECT id, rule, dr_pending, dr_posted, cr_pending, cr_posted FROM ledger_account "
+    "WHERE rule <> 0 AND id"
 )
 _UPDATE_ACCOUNT = (
     "UPDATE ledger_account SET dr_pending=?, dr_posted=?, cr_pending=?, cr_posted=? WHERE id=?"

@@ -98,29 +98,33 @@ class BatchRun:
         return outcomes
 
     def _prepare(self, operations: Sequence[Operation]) -> None:
-        ending = [op.tx for op in operations if isinstance(op, Settle | Release)]
-        if ending:
-            self._open = {tx: _legs(legs) for tx, legs in self._dialect.take_holds(ending)}
-        posts = [op.tx for op in operations if isinstance(op, Post)]
-        if posts:
-            self._known = self._dialect.posted(posts)
-        late = [
-            op.usage[0] for op in operations if isinstance(op, Settle) and op.tx not in self._open
-        ]
-        if late:
-            self._known |= self._dialect.settled(late)
+        ending: list[str] = []
+        posts: list[str] = []
         accounts: set[int] = set()
         for op in operations:
             if isinstance(op, Hold):
                 accounts.update(op.accounts)
-            elif isinstance(op, Settle | Post):
-                accounts.update(side for entry in op.entries for side in entry[1:3])
-        for legs in self._open.values():
-            accounts.update(leg[0] for leg in legs)
+                continue
+            if isinstance(op, (Settle, Post)):
+                for _, debit_id, credit_id, _ in op.entries:
+                    accounts.add(debit_id)
+                    accounts.add(credit_id)
+            if isinstance(op, (Settle, Release)):
+                ending.append(op.tx)
+            elif isinstance(op, Post):
+                posts.append(op.tx)
+        if ending:
+            self._open = {tx: _legs(legs) for tx, legs in self._dialect.take_holds(ending)}
+            for legs in self._open.values():
+                accounts.update([leg[0] for leg in legs])
+        if posts:
+            self._known = self._dialect.posted(posts)
+        if len(ending) > len(self._open):
+            late = [op.usage[0] for op in operations if isinstance(op, Settle)]
+            self._known |= self._dialect.settled(late)
         if accounts:
             for account_id, *totals in self._dialect.lock_accounts(accounts):
-                if totals[_RULE] != Rule.PROJECTION:
-                    self._totals[account_id] = totals
+                self._totals[account_id] = totals
 
     def _holds_already_there(self, operations: Sequence[Operation]) -> dict[str, Held]:
         txs = [op.tx for op in operations if isinstance(op, Hold)]
@@ -160,9 +164,11 @@ class BatchRun:
         for account_id, amount in wanted.items():
             if amount > available[account_id]:
                 raise PaymentRequired("The account does not hold that much.", rule="ledger.rule_1")
-        for index, leg in enumerate(legs):
-            self._move(leg.account_id, _DR_PENDING, leg.amount)
-            self._journal(op.tx, index, Kind.PENDING, Code.USE, leg, leg.amount, op.at_us)
+        for index, (account_id, amount, sink_id) in enumerate(legs):
+            self._move(account_id, _DR_PENDING, amount)
+            self._journal(
+                op.tx, index, Kind.PENDING, Code.USE, account_id, sink_id, amount, op.at_us
+            )
         kept = _json(legs).decode()
         row = (op.tx, self._lane, op.org_id, kept, plan, op.at_us, op.expires_at_us)
         self._holds.append(row)
@@ -179,15 +185,13 @@ class BatchRun:
         self._check_clearing(op, held)
         if any(entry.amount < 0 for entry in op.entries):
             raise LedgerCorrupt(f"{op.tx} would book a negative amount.")
-        for index, ((account_id, amount, sink), posted) in enumerate(
-            zip(held, op.posted, strict=True)
-        ):
+        for index, (account_id, amount, sink_id) in enumerate(held):
+            posted = op.posted[index]
             if not 0 <= posted <= amount:
                 raise LedgerCorrupt(f"{op.tx} would post {posted} of {amount} on leg {index}.")
             self._move(account_id, _DR_PENDING, -amount)
             self._move(account_id, _DR_POSTED, posted)
-            leg = Leg(account_id, amount, sink)
-            self._journal(op.tx, index, Kind.POST, Code.USE, leg, posted, op.at_us)
+            self._journal(op.tx, index, Kind.POST, Code.USE, account_id, sink_id, posted, op.at_us)
         self._entries(op.tx, op.entries, op.at_us)
         self._usage.append((*op.usage, self._lane, self._next_seq))
         self._chained.append((*op.usage, self._next_seq))
@@ -212,10 +216,9 @@ class BatchRun:
         if held is None:
             return Done(changed=False)
         kind = Kind.EXPIRE if op.expired else Kind.VOID
-        for index, (account_id, amount, sink) in enumerate(held):
+        for index, (account_id, amount, sink_id) in enumerate(held):
             self._move(account_id, _DR_PENDING, -amount)
-            leg = Leg(account_id, amount, sink)
-            self._journal(op.tx, index, kind, Code.USE, leg, amount, op.at_us)
+            self._journal(op.tx, index, kind, Code.USE, account_id, sink_id, amount, op.at_us)
         return Done(changed=True)
 
     def _renew(self, op: Renew) -> Done:
@@ -250,11 +253,10 @@ class BatchRun:
                 raise PaymentRequired("More would be settled than is owed.", rule="ledger.rule_2")
 
     def _entries(self, tx: str, entries: Sequence[Entry], at_us: int) -> None:
-        for index, entry in enumerate(entries):
-            self._move(entry.debit_id, _DR_POSTED, entry.amount)
-            self._move(entry.credit_id, _CR_POSTED, entry.amount)
-            leg = Leg(entry.debit_id, entry.amount, entry.credit_id)
-            self._journal(tx, index, Kind.POSTED, entry.code, leg, entry.amount, at_us)
+        for index, (code, debit_id, credit_id, amount) in enumerate(entries):
+            self._move(debit_id, _DR_POSTED, amount)
+            self._move(credit_id, _CR_POSTED, amount)
+            self._journal(tx, index, Kind.POSTED, code, debit_id, credit_id, amount, at_us)
 
     def _move(self, account_id: int, column: int, delta: int) -> None:
         row = self._totals.get(account_id)
@@ -263,23 +265,22 @@ class BatchRun:
             self._changed.add(account_id)
 
     def _journal(
-        self, tx: str, index: int, kind: Kind, code: Code, leg: Leg, amount: int, at_us: int
+        self,
+        tx: str,
+        index: int,
+        kind: Kind,
+        code: Code,
+        debit_id: int,
+        credit_id: int,
+        amount: int,
+        at_us: int,
     ) -> None:
-        totals = self._totals.get(leg.account_id)
-        posts = kind in (Kind.POSTED, Kind.POST)
+        totals = self._totals.get(debit_id)
+        posts = kind is Kind.POST or kind is Kind.POSTED
         debit_total = totals[_DR_POSTED] if totals is not None and posts else None
-        row = (
-            self._next_seq,
-            tx,
-            index,
-            int(kind),
-            int(code),
-            leg.account_id,
-            leg.sink_id,
-            amount,
-            debit_total,
-            at_us,
-        )
+        # As plain numbers: the drivers and the chain take the long way round an enum.
+        what = (int(kind), int(code), debit_id, credit_id, amount, debit_total, at_us)
+        row = (self._next_seq, tx, index, *what)
         self._transfers.append((self._lane, *row))
         self._chained.append(row)
         self._next_seq += 1

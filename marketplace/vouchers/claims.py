@@ -40,7 +40,14 @@ from marketplace.vouchers.claimable import Item, refund_items, used_items
 from marketplace.vouchers.four_eyes import two_persons
 from marketplace.vouchers.rules import load
 from marketplace.vouchers.schema import ProgrammeRules
-from marketplace.vouchers.tables import Application, Claim, ClaimLine, Grant, Programme
+from marketplace.vouchers.tables import (
+    Application,
+    Claim,
+    ClaimLine,
+    Grant,
+    Programme,
+    RefundLeg,
+)
 
 DRAFT, SUBMITTED, AUDITED, SETTLED, WITHDRAWN = (
     "draft",
@@ -440,14 +447,13 @@ def claimant_org(session: Session, rules: ProgrammeRules, line: ClaimLine) -> st
 
 
 def _reimburse(session: Session, row: Claim, found: Sequence[ClaimLine]) -> list[Entry]:
-    """Return what is paid on to claimants: each line, less what its refunds took from it since."""
+    """Return what is paid on to claimants: each line, less what refunds took from what is due."""
     rules = load(session.get_one(Programme, row.programme_id).rules).rules
     if rules.mode != "reimburse":
         return []
     moves: dict[tuple[str, str], int] = {}
     for line in found:
-        if line.refund_id and not _in_claim(found, line):
-            # Its leg was paid in an earlier claim: the refund has taken it from the caller then.
+        if line.refund_id and _taken_from_caller(session, line):
             continue
         way = (line.org_id, claimant_org(session, rules, line))
         moves[way] = moves.get(way, 0) + line.amount_u
@@ -461,14 +467,17 @@ def _reimburse(session: Session, row: Claim, found: Sequence[ClaimLine]) -> list
         )
         if amount_u > 0:
             entries.append(Entry(Code.REIMBURSE, due, to, amount_u))
+        elif amount_u < 0:
+            # A refund takes the newest letters, which may be another funder's than the leg's: that one
+            # pays this organisation more by as much.
+            entries.append(Entry(Code.REIMBURSE, _unsettled_or_fee(session, payee), due, -amount_u))
     return entries
 
 
-def _in_claim(found: Sequence[ClaimLine], refund: ClaimLine) -> bool:
-    return any(
-        line.event_id == refund.event_id and line.leg == refund.leg and not line.refund_id
-        for line in found
-    )
+def _taken_from_caller(session: Session, line: ClaimLine) -> bool:
+    """Return whether the leg had been paid out before its refund, which then took it from the caller."""
+    leg = session.get_one(RefundLeg, (line.refund_id, line.leg))
+    return leg.due_u > 0
 
 
 def _entries(

@@ -119,8 +119,8 @@ MUTANTS = (
     Mutant(
         "a row is written and the balance is not",
         JOURNAL,
-        "self._move(entry.credit_id, _CR_POSTED, entry.amount)",
-        "self._move(entry.credit_id, _CR_PENDING, 0)",
+        "self._move(credit_id, _CR_POSTED, amount)",
+        "self._move(credit_id, _CR_PENDING, 0)",
     ),
     Mutant(
         "debit totals are those before the row",
@@ -289,7 +289,7 @@ MUTANTS = (
 def _tree(folder: Path) -> None:
     """Make a house whose `marketplace` may be changed; the rest is linked."""
     for entry in ROOT.iterdir():
-        if entry.name in ("marketplace", "build", ".git") or entry.name.startswith(".hypothesis"):
+        if entry.name in ("marketplace", "build", ".git", ".hypothesis") or entry.name.startswith(".hypothesis"):
             continue
         (folder / entry.name).symlink_to(entry)
     skipped = shutil.ignore_patterns("__pycache__")

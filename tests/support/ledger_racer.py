@@ -142,7 +142,7 @@ class Racer:
         org = self.random.choice(ORGS)
         world = self.economy.world
         wallet = self.economy.wallet_ids[org]
-        self.writer.submit(world.post(f"top-{ulid()}", world.bank, wallet, 40))
+        self.writer.submit(world.post(f"top-{ulid()}", world.bank, wallet, 400))
 
     def claim(self) -> None:
         """Claim from one funder what it owes by now, to the end of the road."""
