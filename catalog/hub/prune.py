@@ -8,7 +8,7 @@ is one transaction, and what it left undone is found again by the next run.
 
 from __future__ import annotations
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, exists, select, update
 from sqlmodel import Session, col
 
 from catalog.artifacts.collect import Collected, collect
@@ -82,9 +82,9 @@ def prune_repo(session: Session, repo_id: str, *, keep_after_us: int) -> int:
     named = exists().where(
         col(TreeEntry.repo_id) == repo_id, col(TreeEntry.sha256) == col(Holding.sha256)
     )
-    session.execute(
-        delete(Holding).where(col(Holding.holder) == repo_id, col(Holding.pinned).is_(True), ~named)
-    )
+    # Only unpinned, not let go: an upload may have leased the same body meanwhile.
+    mine = (col(Holding.holder) == repo_id, col(Holding.pinned).is_(True), ~named)
+    session.execute(update(Holding).where(*mine).values(pinned=False))
     return len(gone)
 
 

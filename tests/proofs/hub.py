@@ -9,6 +9,7 @@ few kills everything is read back:
 
 - the scrub finds nothing: every ref leads to whole commits, whole trees and bodies with the right sha256;
 - every commit that was acknowledged is there, with the bytes that were sent;
+- a body that was uploaded (or that the hub said it has) can be committed: its lease holds it;
 - in the end, with all repositories deleted, the store is empty: nothing leaks.
 """
 
@@ -78,11 +79,19 @@ class Tally:
     server_kills: int = 0
     collector_kills: int = 0
     commits: int = 0
+    answered: int = 0
     unanswered: int = 0
-    refused: dict[int, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
     sent_bytes: int = 0
     rounds: int = 0
     failures: list[str] = field(default_factory=list)
+
+    def refuse(self, what: str, status: int, body: bytes) -> None:
+        """Count a refusal by request, status and reason."""
+        document = json.loads(body) if body.startswith(b"{") else {}
+        reason = str(document.get("type", "")).rpartition(":")[2]
+        key = f"{what} {status} {reason}".strip()
+        self.refused[key] = self.refused.get(key, 0) + 1
 
 
 class Ground:
@@ -159,12 +168,14 @@ class Client:
         self._ground = ground
         self._tally = tally
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    def ask(self, method: str, path: str, sent: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self._ground.port, timeout=30)
         try:
-            connection.request(method, path, body, {"Authorization": f"Bearer {KEY}"})
+            connection.request(method, path, sent, {"Authorization": f"Bearer {KEY}"})
             response = connection.getresponse()
-            return response.status, response.read()
+            body = response.read()
+            self._tally.answered += 1
+            return response.status, body
         except (OSError, http.client.HTTPException) as error:
             raise Down from error
         finally:
@@ -173,7 +184,7 @@ class Client:
     def post(self, path: str, document: Any) -> tuple[int, Any]:
         status, body = self.ask("POST", path, json.dumps(document).encode())
         if status >= 300:
-            self._tally.refused[status] = self._tally.refused.get(status, 0) + 1
+            self._tally.refuse(path.rpartition("/")[2], status, body)
         return status, json.loads(body or b"null")
 
     def send_large(self, repo: str, bodies: dict[str, bytes]) -> None:
@@ -183,7 +194,9 @@ class Client:
         for item in answer.get("objects", []):
             if "actions" in item:
                 place = urlsplit(item["actions"]["upload"]["href"]).path
-                self.ask("PUT", place, bodies[item["oid"]])
+                status, body = self.ask("PUT", place, bodies[item["oid"]])
+                if status != 200:
+                    self._tally.refuse("put", status, body)
                 self._tally.sent_bytes += item["size"]
 
 
@@ -195,7 +208,7 @@ class Branch:
     name: str
     acknowledged: dict[str, str] = field(default_factory=dict)
     pending: dict[str, str] | None = None
-    commit: str = ""
+    deleting: bool = False
 
 
 class Writer(threading.Thread):
@@ -238,7 +251,7 @@ class Writer(threading.Thread):
         self._client.post(
             f"/api/models/{branch.repo}/branch/{branch.name}", {"startingPoint": "main"}
         )
-        if self._random.random() < 0.15:
+        if branch.deleting or self._random.random() < 0.15:
             self._delete_branch()
             return
         picked = self._random.sample(self._pool, self._random.randint(1, 3))
@@ -248,12 +261,21 @@ class Writer(threading.Thread):
             return  # given up before the commit: the lease keeps the bodies for a while
         self._commit(large)
 
+    def _settle(self) -> None:
+        # The last commit was not answered; what comes next stands on what became of it.
+        branch = self.branch
+        listed = _listed(self._client, branch)
+        if listed is None or listed not in (branch.acknowledged, branch.pending):
+            allowed = (branch.acknowledged, branch.pending)
+            self._tally.failures.append(f"{branch.name}: {listed} is neither of {allowed}")
+        branch.acknowledged, branch.pending = listed or {}, None
+
     def _delete_branch(self) -> None:
         branch = self.branch
-        # From here on nothing of it is promised any more.
-        branch.acknowledged, branch.pending, branch.commit = {}, {}, ""
-        self._made = False
+        branch.deleting = True  # until an answer comes it may be there or not
         self._client.ask("DELETE", f"/api/models/{branch.repo}/branch/{branch.name}")
+        branch.acknowledged, branch.pending, branch.deleting = {}, None, False
+        self._made = False
 
     def _commit(self, large: dict[str, bytes]) -> None:
         branch = self.branch
@@ -278,11 +300,12 @@ class Writer(threading.Thread):
         status, answer = self._client.ask("POST", place, body)
         if status == 200:
             branch.acknowledged, branch.pending = branch.pending, None
-            branch.commit = json.loads(answer)["commitOid"]
             self._tally.commits += 1
         else:
             branch.pending = None
-            self._tally.refused[status] = self._tally.refused.get(status, 0) + 1
+            self._tally.refuse("commit", status, answer)
+            if b"lfs_missing" in answer:
+                self._tally.failures.append(f"{branch.name}: a body was lost under its lease")
 
 
 def _listed(client: Client, branch: Branch) -> dict[str, str] | None:
@@ -311,9 +334,9 @@ def check(ground: Ground, client: Client, writers: list[Writer], tally: Tally) -
         branch = writer.branch
         listed = _listed(client, branch)
         allowed: list[dict[str, str] | None] = [branch.acknowledged, branch.pending]
-        if not branch.acknowledged:
-            allowed += [None, {}]
-        if listed not in allowed and not (branch.pending == {} and not branch.commit):
+        if branch.deleting or not branch.acknowledged:
+            allowed.append(None)
+        if listed not in allowed or (listed is None and None not in allowed[2:]):
             tally.failures.append(f"{branch.name}: {listed} is neither {allowed}")
             continue
         for path, digest in (listed or {}).items():
@@ -324,10 +347,18 @@ def check(ground: Ground, client: Client, writers: list[Writer], tally: Tally) -
         branch.acknowledged, branch.pending = listed or {}, None
 
 
+def _let_work(tally: Tally, chance: random.Random) -> None:
+    # Counted in answers rather than seconds, so that a slow machine is killed as deep in its work.
+    goal, patience = tally.answered + chance.randint(0, 20), time.monotonic() + 10
+    while tally.answered < goal and time.monotonic() < patience:
+        time.sleep(0.002)
+    time.sleep(chance.uniform(0, 0.05))
+
+
 def _round(ground: Ground, chance: random.Random, tally: Tally) -> None:
     for _ in range(KILLS_A_ROUND):
         ground.start_server()
-        time.sleep(chance.uniform(0.05, 1.0))
+        _let_work(tally, chance)
         if chance.random() < 0.5:
             ground.kill_collector()
             ground.start_collector()
@@ -400,7 +431,8 @@ def main() -> int:
     print(
         f"{tally.server_kills} server kills, {tally.collector_kills} collector kills, "
         f"{tally.rounds} full checks, {tally.commits} commits acknowledged, "
-        f"{tally.unanswered} requests cut off, {tally.sent_bytes / 1e6:.0f} MB of bodies sent, "
+        f"{tally.answered} requests answered, {tally.unanswered} cut off, "
+        f"{tally.sent_bytes / 1e6:.0f} MB of bodies sent, "
         f"refused {tally.refused}"
     )
     for failure in tally.failures:

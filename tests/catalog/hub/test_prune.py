@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import text
@@ -57,6 +59,31 @@ def test_a_file_replaced_on_main_stays_in_the_history(hub: Any) -> None:
     commit(hub, "main", "x.txt", b"newer")
     sweep(hub.database, hub.store, commit_grace_us=0, grace_us=-1)
     assert hub.ask("GET", f"/acme/m/resolve/{old}/x.txt").body == b"old"
+
+
+def test_a_lease_outlives_the_pin_it_found(hub: Any) -> None:
+    body = bytes(300_000)
+    oid = hashlib.sha256(body).hexdigest()
+    asked = {"operation": "upload", "objects": [{"oid": oid, "size": len(body)}]}
+
+    def batch() -> Any:
+        answer = hub.ask("POST", "/acme/m.git/info/lfs/objects/batch", asked)
+        return answer.json()["objects"][0]
+
+    def name_it(branch: str) -> int:
+        value = {"path": "w.bin", "algo": "sha256", "oid": oid}
+        lines = [{"key": "header", "value": {"summary": "t"}}, {"key": "lfsFile", "value": value}]
+        text = "\n".join(json.dumps(line) for line in lines).encode()
+        return int(hub.ask("POST", f"/api/models/acme/m/commit/{branch}", text).status)
+
+    hub.ask("POST", "/api/models/acme/m/branch/dev", {})
+    hub.ask("PUT", urlsplit(batch()["actions"]["upload"]["href"]).path, body)
+    assert name_it("dev") == 200
+    hub.ask("DELETE", "/api/models/acme/m/branch/dev")
+    assert "actions" not in batch(), "the hub has it, and promises to keep it for this upload"
+    sweep(hub.database, hub.store, commit_grace_us=0, grace_us=-1)
+    assert name_it("main") == 200
+    assert hub.ask("GET", "/acme/m/resolve/main/w.bin").body == body
 
 
 def test_deleting_a_repository_leaves_nothing(hub: Any) -> None:
