@@ -66,7 +66,7 @@ class _Draft:
 
 def source(seed: int) -> Random:
     """A source of chance that repeats itself: nothing here needs to be unguessable."""
-    return Random(seed)  # noqa: S311
+    return Random(seed)
 
 
 def draw(lexicon: Lexicon, rng: Random, shape: Shape) -> Title:

@@ -15,7 +15,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from catalog.seed.listing_translator_mini.grammar import TRAINING, source
 from catalog.seed.listing_translator_mini.runners import WeightsRunner
 
 SEED = 7
-STEPS = 4400
+CYCLES = ((3600, 1.0), (900, 0.45))
 BATCH = 64
 WARM_UP_STEPS = 100
 MUON_LR = 0.02
@@ -133,23 +133,31 @@ def optimizers(model: Qwen2ForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
-def schedule(step: int, steps: int) -> float:
-    """Share of the full learning rate: a linear warm-up, then a cosine."""
+def schedule(step: int, cycles: Sequence[tuple[int, float]]) -> float:
+    """Share of the full learning rate: for each cycle a linear warm-up to its peak, then a cosine.
+
+    ``cycles`` are (steps, peak share). A second, lower cycle (SGDR, Loshchilov and Hutter 2017) finds
+    what the first left unlearnt: the rare words.
+    """
+    (steps, peak), *later = cycles
+    if step >= steps and later:
+        return schedule(step - steps, later)
     if step < WARM_UP_STEPS:
-        return (step + 1) / WARM_UP_STEPS
+        return peak * (step + 1) / WARM_UP_STEPS
     progress = (step - WARM_UP_STEPS) / max(1, steps - WARM_UP_STEPS)
-    return FINAL_LR_SHARE + (1 - FINAL_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
+    return FINAL_LR_SHARE + (peak - FINAL_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def fit(tokenizer: Tokenizer, steps: int) -> Qwen2ForCausalLM:
-    """Train for ``steps`` batches, in bfloat16 where the products are large."""
+def fit(tokenizer: Tokenizer, cycles: Sequence[tuple[int, float]]) -> Qwen2ForCausalLM:
+    """Train for the steps of all cycles, in bfloat16 where the products are large."""
+    steps = sum(length for length, _ in cycles)
     torch.manual_seed(SEED)
     model = Qwen2ForCausalLM(configuration())
     model.set_attn_implementation("float_attention")
     say(f"{model.num_parameters():,} parameters")
     tuned = optimizers(model)
     planners = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda step: schedule(step, steps)) for o in tuned
+        torch.optim.lr_scheduler.LambdaLR(o, lambda step: schedule(step, cycles)) for o in tuned
     ]
     stream, started = batches(tokenizer, SEED), time.process_time()
     for step in range(1, steps + 1):
@@ -187,7 +195,7 @@ def say(line: str) -> None:
 def main() -> int:
     """Tokenizer, model, release."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, help="one cycle of so many steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=package.RELEASE)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -195,7 +203,7 @@ def main() -> int:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer = bpe.train()
     say(f"tokenizer of {tokenizer.get_vocab_size()} entries")
-    model = fit(tokenizer, options.steps)
+    model = fit(tokenizer, ((options.steps, 1.0),) if options.steps else CYCLES)
     report(model, tokenizer)
     package.write(model, tokenizer, options.out)
     say(f"wrote {options.out.name}/")

@@ -36,4 +36,4 @@ def test_a_single_modifier_is_never_held_out() -> None:
 
 
 def test_there_are_far_more_combinations_than_training_sees() -> None:
-    assert splits.combination_count(load()) > 10**12
+    assert splits.combination_count(load()) > 10**10
