@@ -89,7 +89,11 @@ class Marketplace:
         self.hot = Hot(settings, directory, writer, upstream, books)
         tasks = [
             asyncio.ensure_future(work)
-            for work in (directory.watch(), self.hot.renew(), keep_house(self.database, writer))
+            for work in (
+                directory.watch(),
+                self.hot.renew(),
+                keep_house(self.database, writer, self.hub.store),
+            )
         ]
         gc.collect()
         gc.freeze()

@@ -15,8 +15,10 @@ from collections.abc import Callable
 from sqlalchemy import text
 from sqlmodel import Session, col, select
 
+from catalog.artifacts.store import ArtifactStore
 from catalog.ground.clock import DAY_US, MINUTE_US, now_us
 from catalog.ground.database import Database
+from catalog.hub.prune import sweep
 from catalog.listings import records, shelf
 from catalog.listings.tables import Listing
 from marketplace.ledger.operations import Release
@@ -32,15 +34,17 @@ log = logging.getLogger(__name__)
 _SWEEP_S = 1.0
 _SHELF_S = 60.0
 _MONEY_S = 600.0
+_STORE_S = 3600.0
 _POPULARITY_US = 30 * DAY_US
 
 
-async def keep_house(database: Database, writer: LedgerWriter) -> None:
+async def keep_house(database: Database, writer: LedgerWriter, store: ArtifactStore) -> None:
     """Run every errand in its own rhythm until cancelled."""
     await asyncio.gather(
         _sweep(database, writer),
         _every(_SHELF_S, tidy_shelf, database),
         _every(_MONEY_S, settle_time, database),
+        _every(_STORE_S, lambda db: _clear_store(db, store), database),
     )
 
 
@@ -107,3 +111,8 @@ def settle_time(database: Database) -> None:
 def _some(database: Database, errand: Callable[[Session, int], int]) -> int:
     with database.session() as session:
         return errand(session, now_us())
+
+
+def _clear_store(database: Database, store: ArtifactStore) -> None:
+    """Remove what no release, branch or upload refers to any more."""
+    sweep(database, store)

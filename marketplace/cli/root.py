@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from marketplace.cli import (
+    artifacts,
     claims,
     endpoints,
     keys,
@@ -48,6 +49,7 @@ app.add_typer(voucher_life.code_app, name="code")
 app.add_typer(claims.app, name="claim")
 app.add_typer(payouts.app, name="payout")
 app.add_typer(reports.app, name="report")
+app.add_typer(artifacts.artifact_app, name="artifact")
 app.add_typer(models.model_app, name="model")
 app.add_typer(releases.release_app, name="release")
 app.add_typer(listings.listing_app, name="listing")
