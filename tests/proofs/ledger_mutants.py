@@ -289,7 +289,9 @@ MUTANTS = (
 def _tree(folder: Path) -> None:
     """Make a house whose `marketplace` may be changed; the rest is linked."""
     for entry in ROOT.iterdir():
-        if entry.name in ("marketplace", "build", ".git", ".hypothesis") or entry.name.startswith(".hypothesis"):
+        if entry.name in ("marketplace", "build", ".git", ".hypothesis") or entry.name.startswith(
+            ".hypothesis"
+        ):
             continue
         (folder / entry.name).symlink_to(entry)
     skipped = shutil.ignore_patterns("__pycache__")
