@@ -34,7 +34,13 @@ def test_every_setting_is_on_its_page_with_its_default_and_its_words() -> None:
 def test_make_help_lists_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z][a-z-]*%?):", makefile, re.MULTILINE)) - {"preflight"}
-    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert {line.split()[0] for line in told.stdout.splitlines()} == targets
 
 
