@@ -172,8 +172,8 @@ def test_a_terminated_connection_repeats_nothing(postgres_url: str) -> None:
                     .execute(
                         text(
                             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-                            "WHERE pid <> pg_backend_pid() AND query LIKE '%ledger%' "
-                            "AND application_name = '' AND datname = current_database()"
+                            "WHERE pid <> pg_backend_pid() AND datname = current_database() "
+                            "AND backend_type = 'client backend'"
                         )
                     )
                     .scalar_one()
