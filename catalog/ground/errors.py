@@ -11,6 +11,7 @@
     ├── Conflict              409  the state has moved on, or the name is taken
     ├── PreconditionFailed    412  the caller's idea of the current state is old
     ├── PayloadTooLarge       413  over a size limit
+    ├── Unprocessable         422  well formed, but it contradicts what was said before
     ├── RateLimited           429  too much at once; try again after `retry_after_s`
     ├── InternalError         500  our fault
     │   └── LedgerCorrupt     500  a balance or the chain is off: stop, and look
@@ -32,7 +33,8 @@ class TokenMartError(Exception):
 
     `message` says what was wrong, `rule` names the rule or clause that refused, `remedy` says what to
     do about it, `param` is the request field at fault, and `details` holds machine-readable facts
-    (JSON types only). `code` is stable: programs may compare it.
+    (JSON types only). `code` is stable: programs may compare it. `headers` go out with the answer, their
+    names in lower case.
     """
 
     status: ClassVar[int]
@@ -49,6 +51,7 @@ class TokenMartError(Exception):
         remedy: str | None = None,
         details: dict[str, Any] | None = None,
         retry_after_s: float | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         if not hasattr(type(self), "status"):
             raise TypeError(f"{type(self).__name__} is abstract: raise one of its categories")
@@ -60,6 +63,7 @@ class TokenMartError(Exception):
         self.remedy = remedy
         self.details = details or {}
         self.retry_after_s = retry_after_s
+        self.headers = headers or {}
 
     def __str__(self) -> str:
         return self.message if self.remedy is None else f"{self.message} {self.remedy}"
@@ -119,6 +123,12 @@ class PayloadTooLarge(TokenMartError):
     status = 413
     type = "invalid_request_error"
     default_code = "payload_too_large"
+
+
+class Unprocessable(TokenMartError):
+    status = 422
+    type = "invalid_request_error"
+    default_code = "unprocessable"
 
 
 class RateLimited(TokenMartError):

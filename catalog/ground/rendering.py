@@ -58,7 +58,7 @@ def problem_object(error: TokenMartError) -> dict[str, Any]:
 
 
 def _headers(error: TokenMartError, content_type: str) -> dict[str, str]:
-    headers = {"content-type": content_type}
+    headers = error.headers | {"content-type": content_type}
     if error.status == 401:
         headers["www-authenticate"] = 'Bearer realm="tokenmart"'
     if error.retry_after_s is not None:

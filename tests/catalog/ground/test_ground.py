@@ -48,6 +48,8 @@ def test_both_renderings_carry_rule_remedy_and_details() -> None:
 def test_headers_that_clients_act_on() -> None:
     headers = render_openai(RateLimited("Slow.", retry_after_s=0.2)).headers
     assert (headers["retry-after"], headers["retry-after-ms"]) == ("1", "200")
+    left = RateLimited("Slow.", headers={"x-ratelimit-remaining-requests": "0"})
+    assert render_openai(left).headers["x-ratelimit-remaining-requests"] == "0"
     assert "www-authenticate" in render_openai(Unauthenticated("Who?")).headers
 
 
