@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from typing import NamedTuple
 
 from catalog.ground.clock import from_datetime, zone
 from catalog.ground.errors import BadRequest
-from marketplace.vouchers.claims import Period
 
 _NAME = re.compile(r"(\d{4})(?:-(?:Q([1-4])|(0[1-9]|1[0-2])))?")
+
+
+class Period(NamedTuple):
+    """A period of calls: from `from_us` on, before `until_us`."""
+
+    name: str
+    from_us: int
+    until_us: int
 
 
 def period(name: str) -> Period:

@@ -243,7 +243,7 @@ MUTANTS = (
     ),
     Mutant(
         "a leg is claimed twice",
-        "marketplace/vouchers/claims.py",
+        "marketplace/vouchers/claim_lines.py",
         " and (item.event_id, item.leg, item.refund_id) not in live",
         "",
         MACHINE,
