@@ -155,3 +155,15 @@ class ApiKey(SQLModel, table=True):
     expires_at_us: int | None = Field(default=None, sa_column=Column(BigInteger))
     revoked_at_us: int | None = Field(default=None, sa_column=Column(BigInteger))
     created_at_us: int = Field(sa_column=_instant())
+
+
+class Idempotency(SQLModel, table=True):
+    """The answer to a write, kept under the caller's key: the same request gets the same answer."""
+
+    __tablename__ = "idempotency_key"
+
+    caller: str = Field(sa_column=_key())
+    key: str = Field(sa_column=_key())
+    request_sha256: str = Field(sa_column=_text())
+    answer: str = Field(sa_column=_text())
+    at_us: int = Field(sa_column=_instant())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col
 
@@ -12,13 +12,13 @@ from catalog.ground.clock import Clock, now_us
 from catalog.ground.database import Database
 from catalog.ground.identity import Caller, Identify
 from catalog.ground.ids import new_id
+from marketplace.members.door import After, Authorization, Door, Limit, Signed, page, told
+from marketplace.members.four_eyes import Act
 from marketplace.members.organisations import organisation
 from marketplace.payouts import accruals, files, holds, service
 from marketplace.payouts.fees import publish_fee
 from marketplace.payouts.statements import statement
 from marketplace.payouts.tables import FeeVersion, Payout
-from marketplace.vouchers.door import After, Authorization, Door, IdempotencyKey, Limit, page, told
-from marketplace.vouchers.four_eyes import Act
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 
@@ -83,12 +83,7 @@ def _fees(router: APIRouter, door: Door) -> None:
             return page(session, FeeVersion, after, limit)
 
     @router.post("/fees", status_code=201)
-    def publish(
-        body: FeeBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def publish(body: FeeBody, signed: Signed) -> Any:
         """Publish a fee from an instant on."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
@@ -99,7 +94,7 @@ def _fees(router: APIRouter, door: Door) -> None:
                 )
             )
 
-        return door.write(request, authorization, key, Act.PAYOUTS, body.model_dump(), work)
+        return door.write(signed, Act.PAYOUTS, body.model_dump(), work)
 
 
 def _statements(router: APIRouter, door: Door) -> None:
@@ -114,45 +109,33 @@ def _statements(router: APIRouter, door: Door) -> None:
             return told(statement(session, organisation(session, org).id, period, door.clock()))
 
     @router.post("/payouts/accrue")
-    def accrue(
-        request: Request, authorization: Authorization = None, key: IdempotencyKey = None
-    ) -> Any:
+    def accrue(signed: Signed) -> Any:
         """Add up what was earned and mature what is due."""
 
         def work(session: Session, _caller: Caller, at_us: int) -> Any:
             added = accruals.accrue(session, at_us)
             return {"accruals": added, "matured_u": accruals.mature(session, at_us)}
 
-        return door.write(request, authorization, key, Act.PAYOUTS, {}, work)
+        return door.write(signed, Act.PAYOUTS, {}, work)
 
     @router.post("/payouts/holds", status_code=201)
-    def hold(
-        body: HoldBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def hold(body: HoldBody, signed: Signed) -> Any:
         """Let nothing mature or be approved while something is under review."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             org_id = organisation(session, body.org).id
             return told(holds.hold(session, new_id("phd"), org_id, body.reason, caller.name, at_us))
 
-        return door.write(request, authorization, key, Act.PAYOUTS, body.model_dump(), work)
+        return door.write(signed, Act.PAYOUTS, body.model_dump(), work)
 
     @router.post("/payouts/holds/{hold_id}/release")
-    def release(
-        hold_id: str,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def release(hold_id: str, signed: Signed) -> Any:
         """End a review's hold; another person than who made it."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             return told(holds.release(session, hold_id, caller.name, at_us))
 
-        return door.write(request, authorization, key, Act.PAYOUTS, {}, work)
+        return door.write(signed, Act.PAYOUTS, {}, work)
 
 
 def _payouts(router: APIRouter, door: Door) -> None:
@@ -166,12 +149,7 @@ def _payouts(router: APIRouter, door: Door) -> None:
             return page(session, Payout, after, limit, *own)
 
     @router.post("/payouts", status_code=201)
-    def prepare(
-        body: PrepareBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def prepare(body: PrepareBody, signed: Signed) -> Any:
         """Set aside what is available to an organisation."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
@@ -182,65 +160,46 @@ def _payouts(router: APIRouter, door: Door) -> None:
                 )
             )
 
-        return door.write(request, authorization, key, Act.PAYOUTS, body.model_dump(), work)
+        return door.write(signed, Act.PAYOUTS, body.model_dump(), work)
 
     @router.post("/payouts/{payout_id}/approve")
-    def approve(
-        payout_id: str,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def approve(payout_id: str, signed: Signed) -> Any:
         """Let it be paid; another person than who prepared it."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             return told(service.approve(session, payout_id, caller.name, at_us))
 
-        return door.write(request, authorization, key, Act.PAYOUTS, {}, work)
+        return door.write(signed, Act.PAYOUTS, {}, work)
 
     @router.post("/payouts/{payout_id}/paid")
-    def paid(
-        payout_id: str,
-        body: PaidBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def paid(payout_id: str, body: PaidBody, signed: Signed) -> Any:
         """Note the bank's reference."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             return told(service.paid(session, payout_id, body.bank_ref, caller.name, at_us))
 
-        return door.write(request, authorization, key, Act.PAYOUTS, body.model_dump(), work)
+        return door.write(signed, Act.PAYOUTS, body.model_dump(), work)
 
     @router.post("/payouts/{payout_id}/reverse")
-    def reverse(
-        payout_id: str,
-        body: ReasonBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def reverse(payout_id: str, body: ReasonBody, signed: Signed) -> Any:
         """Take it back; the money is available again."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             return told(service.reverse(session, payout_id, body.reason, caller.name, at_us))
 
-        return door.write(request, authorization, key, Act.PAYOUTS, body.model_dump(), work)
+        return door.write(signed, Act.PAYOUTS, body.model_dump(), work)
 
 
 def _files(router: APIRouter, door: Door) -> None:
     @router.post("/payouts/export", status_code=201)
-    def export(
-        request: Request, authorization: Authorization = None, key: IdempotencyKey = None
-    ) -> Any:
+    def export(signed: Signed) -> Any:
         """Put every approved payout into a payment file."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             row = files.export(session, new_id("pfl"), caller.name, at_us)
             return files.as_json(session, row.id)
 
-        return door.write(request, authorization, key, Act.PAYOUTS, {}, work)
+        return door.write(signed, Act.PAYOUTS, {}, work)
 
     @router.get("/payouts/files/{file_id}")
     def show_file(file_id: str, authorization: Authorization = None) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlmodel import Session, col, select
 
 from catalog.ground.errors import BadRequest, NotFound
+from marketplace.members.four_eyes import two_persons
 from marketplace.payouts.tables import PayoutHold
-from marketplace.vouchers.four_eyes import two_persons
 
 
 def hold(

@@ -17,9 +17,9 @@ from marketplace.ledger.accounts import account_id, apply_now, open_account, tak
 from marketplace.ledger.chart import BANK, Code, Rule, owner_available, owner_paying
 from marketplace.ledger.operations import Entry, Post
 from marketplace.ledger.reading import totals
+from marketplace.members.four_eyes import two_persons
 from marketplace.payouts.holds import is_held
 from marketplace.payouts.tables import Payout
-from marketplace.vouchers.four_eyes import two_persons
 
 PREPARED, APPROVED, EXPORTED, PAID, REVERSED = (
     "prepared",

@@ -15,7 +15,7 @@ from catalog.ground.errors import BadRequest, Conflict, NotFound
 from marketplace.ledger.accounts import account_id, apply_now, take_control
 from marketplace.ledger.chart import Code
 from marketplace.ledger.operations import Entry, Post
-from marketplace.vouchers.four_eyes import two_persons
+from marketplace.members.four_eyes import two_persons
 from marketplace.vouchers.tables import Adjustment
 
 _ALLOWED = re.compile(r"wallet:\w+|platform:\w+|owner:\w+:unsettled")

@@ -18,9 +18,9 @@ from sqlmodel import Session, col, select
 
 from catalog.ground.errors import BadRequest, Conflict, Forbidden, NotFound
 from marketplace.ledger.accounts import take_control
+from marketplace.members.four_eyes import two_persons
 from marketplace.vouchers.caps import Against, Sized, contract_grant_u
 from marketplace.vouchers.facts import kind_of
-from marketplace.vouchers.four_eyes import two_persons
 from marketplace.vouchers.granting import Order, caps_for, issue_grants, sized
 from marketplace.vouchers.knowledge import org_facts
 from marketplace.vouchers.programmes import PUBLISHED

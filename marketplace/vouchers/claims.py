@@ -21,6 +21,7 @@ from catalog.ground.errors import BadRequest, Conflict, NotFound
 from marketplace.ledger.accounts import apply_now, take_control
 from marketplace.ledger.chart import Code, claimable, claimed, disallowed, receivable, settled
 from marketplace.ledger.operations import Post
+from marketplace.members.four_eyes import two_persons
 from marketplace.vouchers.claim_checks import check_clawback, check_evidence
 from marketplace.vouchers.claim_lines import (
     ALLOWED,
@@ -43,7 +44,6 @@ from marketplace.vouchers.claim_money import (
     reimburse,
     step_entries,
 )
-from marketplace.vouchers.four_eyes import two_persons
 from marketplace.vouchers.periods import Period
 from marketplace.vouchers.rules import load
 from marketplace.vouchers.tables import Claim, ClaimLine, Programme

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from sqlmodel import Session, col
 
 from catalog.ground.clock import Clock, now_us
@@ -14,13 +14,13 @@ from catalog.ground.errors import BadRequest, NotFound
 from catalog.ground.identity import Caller, Identify
 from catalog.ground.ids import new_id
 from marketplace.ledger.reading import totals
+from marketplace.members.door import After, Authorization, Door, Limit, Signed, page, told
+from marketplace.members.four_eyes import Act
 from marketplace.members.organisations import organisation
 from marketplace.vouchers import applications, codes, programmes, returning
 from marketplace.vouchers.applications import Wish
 from marketplace.vouchers.codes import CodeTerms
-from marketplace.vouchers.door import After, Authorization, Door, IdempotencyKey, Limit, page, told
 from marketplace.vouchers.endpoints_claims import claims_routes
-from marketplace.vouchers.four_eyes import Act
 from marketplace.vouchers.pools import appropriate, fund, funder
 from marketplace.vouchers.schemas import (
     AmountBody,
@@ -67,12 +67,7 @@ def _programmes(router: APIRouter, door: Door) -> None:
             return programmes.describe(session, made) | {"rules": json.loads(made.rules)}
 
     @router.post("/programmes", status_code=201)
-    def publish(
-        body: PublishBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def publish(body: PublishBody, signed: Signed) -> Any:
         """Publish a version (or keep it as a draft)."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
@@ -80,16 +75,10 @@ def _programmes(router: APIRouter, door: Door) -> None:
             text = json.dumps(body.document, ensure_ascii=False)
             return programmes.describe(session, make(session, text, caller.name, at_us))
 
-        return door.write(request, authorization, key, Act.PROGRAMMES, body.plain(), work)
+        return door.write(signed, Act.PROGRAMMES, body.plain(), work)
 
     @router.post("/programmes/{code}/fund", status_code=201)
-    def fund_programme(
-        code: str,
-        body: FundBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def fund_programme(code: str, body: FundBody, signed: Signed) -> Any:
         """Book what funders appropriate."""
         if (body.amounts_u is None) == (body.total_u is None):
             raise BadRequest("Give amounts_u or total_u.", rule="fund.amount", param="amounts_u")
@@ -104,22 +93,17 @@ def _programmes(router: APIRouter, door: Door) -> None:
                 appropriate(session, tx, made.id, shares, at_us, by=by, document=body.document)
             return programmes.describe(session, made)
 
-        return door.write(request, authorization, key, Act.PROGRAMMES, body.plain(), work)
+        return door.write(signed, Act.PROGRAMMES, body.plain(), work)
 
     @router.post("/programmes/{code}/close")
-    def close(
-        code: str,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def close(code: str, signed: Signed) -> Any:
         """Issue nothing more under this version."""
 
         def work(session: Session, _caller: Caller, _at_us: int) -> Any:
             made = programmes.close(session, programmes.programme(session, code))
             return programmes.describe(session, made)
 
-        return door.write(request, authorization, key, Act.PROGRAMMES, {}, work)
+        return door.write(signed, Act.PROGRAMMES, {}, work)
 
 
 def _applications(router: APIRouter, door: Door) -> None:
@@ -139,12 +123,7 @@ def _applications(router: APIRouter, door: Door) -> None:
             return page(session, Application, after, limit, *conditions)
 
     @router.post("/applications", status_code=201)
-    def apply(
-        body: ApplyBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def apply(body: ApplyBody, signed: Signed) -> Any:
         """Apply for a voucher; what the programme refuses is refused at once, by rule and clause."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
@@ -160,16 +139,10 @@ def _applications(router: APIRouter, door: Door) -> None:
             row = applications.apply(session, new_id("app"), made, org_id, wish, caller.name, at_us)
             return told(row)
 
-        return door.write(request, authorization, key, Act.APPLY, body.plain(), work, body.org)
+        return door.write(signed, Act.APPLY, body.plain(), work, body.org)
 
     @router.post("/applications/{application_id}/prepare")
-    def prepare(
-        application_id: str,
-        body: AmountBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def prepare(application_id: str, body: AmountBody, signed: Signed) -> Any:
         """Propose an amount for another officer to approve."""
 
         def work(session: Session, caller: Caller, _at_us: int) -> Any:
@@ -177,16 +150,10 @@ def _applications(router: APIRouter, door: Door) -> None:
             amount_u = body.amount_u or row.requested_u
             return told(applications.prepare(session, row.id, amount_u, caller.name))
 
-        return door.write(request, authorization, key, Act.DECIDE, body.plain(), work)
+        return door.write(signed, Act.DECIDE, body.plain(), work)
 
     @router.post("/applications/{application_id}/approve")
-    def approve(
-        application_id: str,
-        body: AmountBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def approve(application_id: str, body: AmountBody, signed: Signed) -> Any:
         """Grant it, as far as caps and pools reach."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
@@ -196,16 +163,10 @@ def _applications(router: APIRouter, door: Door) -> None:
             row = applications.application(session, application_id)
             return told(row) | {"vouchers": [told(grant) for grant in grants]}
 
-        return door.write(request, authorization, key, Act.DECIDE, body.plain(), work)
+        return door.write(signed, Act.DECIDE, body.plain(), work)
 
     @router.post("/applications/{application_id}/reject")
-    def reject(
-        application_id: str,
-        body: ReasonBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def reject(application_id: str, body: ReasonBody, signed: Signed) -> Any:
         """Say no, with the reason."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
@@ -213,7 +174,7 @@ def _applications(router: APIRouter, door: Door) -> None:
                 applications.reject(session, application_id, caller.name, body.reason, at_us)
             )
 
-        return door.write(request, authorization, key, Act.DECIDE, body.plain(), work)
+        return door.write(signed, Act.DECIDE, body.plain(), work)
 
 
 def _grants(router: APIRouter, door: Door) -> None:
@@ -234,30 +195,22 @@ def _grants(router: APIRouter, door: Door) -> None:
             return found
 
     @router.post("/vouchers/{grant_id}/void")
-    def void(
-        grant_id: str,
-        body: ReasonBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def void(grant_id: str, body: ReasonBody, signed: Signed) -> Any:
         """Take a voucher away; its rest goes back to the funders."""
 
         def work(session: Session, _caller: Caller, at_us: int) -> Any:
             return told(returning.void(session, grant_id, body.reason, at_us))
 
-        return door.write(request, authorization, key, Act.DECIDE, body.plain(), work)
+        return door.write(signed, Act.DECIDE, body.plain(), work)
 
     @router.post("/vouchers/lapse")
-    def lapse(
-        request: Request, authorization: Authorization = None, key: IdempotencyKey = None
-    ) -> Any:
+    def lapse(signed: Signed) -> Any:
         """Return what expired vouchers still hold, up to 200 of them."""
 
         def work(session: Session, _caller: Caller, at_us: int) -> Any:
             return {"lapsed": returning.lapse(session, at_us)}
 
-        return door.write(request, authorization, key, Act.PROGRAMMES, {}, work)
+        return door.write(signed, Act.PROGRAMMES, {}, work)
 
 
 def _codes(router: APIRouter, door: Door) -> None:
@@ -270,12 +223,7 @@ def _codes(router: APIRouter, door: Door) -> None:
             return page(session, VoucherCode, after, limit)
 
     @router.post("/codes", status_code=201)
-    def create(
-        body: CodeBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def create(body: CodeBody, signed: Signed) -> Any:
         """Make a code. It is shown in this answer only; a repeat gets the row without it."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
@@ -292,38 +240,28 @@ def _codes(router: APIRouter, door: Door) -> None:
             return told(row)
 
         shown: list[str] = []
-        answer = door.write(request, authorization, key, Act.CODES, body.plain(), work)
+        answer = door.write(signed, Act.CODES, body.plain(), work)
         # The code itself stays out of the kept answer: the database knows only its hash.
         return answer | {"code": shown[0] if shown else None}
 
     @router.post("/codes/redeem", status_code=201)
-    def redeem(
-        body: RedeemBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def redeem(body: RedeemBody, signed: Signed) -> Any:
         """Turn a code into a voucher."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             org_id = organisation(session, body.org).id
             return told(codes.redeem(session, new_id("rdm"), body.code, org_id, caller.name, at_us))
 
-        return door.write(request, authorization, key, Act.REDEEM, body.plain(), work, body.org)
+        return door.write(signed, Act.REDEEM, body.plain(), work, body.org)
 
     @router.post("/codes/{code_id}/revoke")
-    def revoke(
-        code_id: str,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def revoke(code_id: str, signed: Signed) -> Any:
         """Let nobody redeem it any more."""
 
         def work(session: Session, _caller: Caller, at_us: int) -> Any:
             return told(codes.revoke_code(session, code_id, at_us))
 
-        return door.write(request, authorization, key, Act.CODES, {}, work)
+        return door.write(signed, Act.CODES, {}, work)
 
 
 def _of_org(session: Session, table: Any, org: str) -> list[Any]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from sqlmodel import Session
 
 from catalog.ground.identity import Caller
 from catalog.ground.ids import new_id
+from marketplace.members.door import After, Authorization, Door, Limit, Signed, page, told
+from marketplace.members.four_eyes import Act
 from marketplace.vouchers import adjustments, claims, refunds
 from marketplace.vouchers.claims import Verdict
-from marketplace.vouchers.door import After, Authorization, Door, IdempotencyKey, Limit, page, told
-from marketplace.vouchers.four_eyes import Act
 from marketplace.vouchers.periods import period
 from marketplace.vouchers.pools import funder
 from marketplace.vouchers.programmes import programme
@@ -72,12 +72,7 @@ def _reading(router: APIRouter, door: Door) -> None:
 
 def _claims(router: APIRouter, door: Door) -> None:
     @router.post("/claims", status_code=201)
-    def draft(
-        body: DraftBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def draft(body: DraftBody, signed: Signed) -> Any:
         """Draft a claim: everything this funder owes up to the period's end and was not claimed."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
@@ -87,77 +82,48 @@ def _claims(router: APIRouter, door: Door) -> None:
             )
             return told(row)
 
-        return door.write(request, authorization, key, Act.CLAIMS, body.plain(), work)
+        return door.write(signed, Act.CLAIMS, body.plain(), work)
 
     @router.post("/claims/{claim_id}/submit")
-    def submit(
-        claim_id: str,
-        body: SubmitBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def submit(claim_id: str, body: SubmitBody, signed: Signed) -> Any:
         """Hand it in with its evidence."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             papers = [item.plain() for item in body.evidence]
             return told(claims.submit(session, claim_id, papers, caller.name, at_us))
 
-        return door.write(request, authorization, key, Act.CLAIMS, body.plain(), work)
+        return door.write(signed, Act.CLAIMS, body.plain(), work)
 
     @router.post("/claims/{claim_id}/audit")
-    def audit(
-        claim_id: str,
-        body: AuditBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def audit(claim_id: str, body: AuditBody, signed: Signed) -> Any:
         """Record verdicts; another person than who drafted or submitted it."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             said = [Verdict(line.n, line.allow, line.reason) for line in body.lines]
             return told(claims.audit(session, claim_id, said, caller.name, at_us, rest=body.rest))
 
-        return door.write(request, authorization, key, Act.AUDIT, body.plain(), work)
+        return door.write(signed, Act.AUDIT, body.plain(), work)
 
     @router.post("/claims/{claim_id}/settle")
-    def settle(
-        claim_id: str,
-        body: SettleBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def settle(claim_id: str, body: SettleBody, signed: Signed) -> Any:
         """Book the funder's payment; another person than all before."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             return told(claims.settle(session, claim_id, body.bank_ref, caller.name, at_us))
 
-        return door.write(request, authorization, key, Act.SETTLE, body.plain(), work)
+        return door.write(signed, Act.SETTLE, body.plain(), work)
 
     @router.post("/claims/{claim_id}/withdraw")
-    def withdraw(
-        claim_id: str,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def withdraw(claim_id: str, signed: Signed) -> Any:
         """Take it back before it is audited."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             return told(claims.withdraw(session, claim_id, caller.name, at_us))
 
-        return door.write(request, authorization, key, Act.CLAIMS, {}, work)
+        return door.write(signed, Act.CLAIMS, {}, work)
 
     @router.post("/claims/{claim_id}/clawback")
-    def clawback(
-        claim_id: str,
-        body: ClawbackBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def clawback(claim_id: str, body: ClawbackBody, signed: Signed) -> Any:
         """Book lines that the funder takes back after it has paid."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
@@ -165,7 +131,7 @@ def _claims(router: APIRouter, door: Door) -> None:
                 claims.clawback(session, claim_id, body.lines, body.reason, caller.name, at_us)
             )
 
-        return door.write(request, authorization, key, Act.SETTLE, body.plain(), work)
+        return door.write(signed, Act.SETTLE, body.plain(), work)
 
 
 def _refunds(router: APIRouter, door: Door) -> None:
@@ -179,12 +145,7 @@ def _refunds(router: APIRouter, door: Door) -> None:
             return page(session, Refund, after, limit, *conditions)
 
     @router.post("/refunds", status_code=201)
-    def refund(
-        body: RefundBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def refund(body: RefundBody, signed: Signed) -> Any:
         """Give part of a call back to who paid it."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
@@ -200,7 +161,7 @@ def _refunds(router: APIRouter, door: Door) -> None:
             legs = refunds.legs_returned(session, [row.id])
             return told(row) | {"legs": [told(leg) for leg in legs]}
 
-        return door.write(request, authorization, key, Act.REFUND, body.plain(), work)
+        return door.write(signed, Act.REFUND, body.plain(), work)
 
 
 def _adjustments(router: APIRouter, door: Door) -> None:
@@ -213,12 +174,7 @@ def _adjustments(router: APIRouter, door: Door) -> None:
             return page(session, Adjustment, after, limit)
 
     @router.post("/adjustments", status_code=201)
-    def propose(
-        body: AdjustBody,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def propose(body: AdjustBody, signed: Signed) -> Any:
         """Propose a correction of the ledger."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
@@ -234,18 +190,13 @@ def _adjustments(router: APIRouter, door: Door) -> None:
             )
             return told(row)
 
-        return door.write(request, authorization, key, Act.ADJUST, body.plain(), work)
+        return door.write(signed, Act.ADJUST, body.plain(), work)
 
     @router.post("/adjustments/{adjustment_id}/book")
-    def book(
-        adjustment_id: str,
-        request: Request,
-        authorization: Authorization = None,
-        key: IdempotencyKey = None,
-    ) -> Any:
+    def book(adjustment_id: str, signed: Signed) -> Any:
         """Book it; another person than who proposed it."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             return told(adjustments.book(session, adjustment_id, caller.name, at_us))
 
-        return door.write(request, authorization, key, Act.ADJUST, {}, work)
+        return door.write(signed, Act.ADJUST, {}, work)

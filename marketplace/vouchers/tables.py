@@ -265,18 +265,6 @@ class RefundLeg(SQLModel, table=True):
     owner_u: int = Field(sa_column=_number())
 
 
-class Idempotency(SQLModel, table=True):
-    """The answer to a write, kept under the caller's key: the same request gets the same answer."""
-
-    __tablename__ = "idempotency_key"
-
-    caller: str = Field(sa_column=_key())
-    key: str = Field(sa_column=_key())
-    request_sha256: str = Field(sa_column=_text())
-    answer: str = Field(sa_column=_text())
-    at_us: int = Field(sa_column=_number())
-
-
 class Adjustment(SQLModel, table=True):
     """A correction that two persons make: `amount_u` from one account to another. State: proposed, booked."""
 

@@ -11,9 +11,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from fastapi import Header, Query, Request
+from fastapi import Depends, Header, Query, Request
 from sqlalchemy import text
 from sqlmodel import Session, SQLModel, col, select
 
@@ -21,18 +21,38 @@ from catalog.ground.clock import Clock, now_us
 from catalog.ground.database import Database
 from catalog.ground.errors import BadRequest, Conflict
 from catalog.ground.identity import Caller, Identify
+from marketplace.members.four_eyes import Act, allow
 from marketplace.members.identify import identify_by
-from marketplace.vouchers.four_eyes import Act, allow
-from marketplace.vouchers.tables import Idempotency
+from marketplace.members.tables import Idempotency
 
 Authorization = Annotated[str | None, Header()]
-IdempotencyKey = Annotated[str | None, Header(alias="Idempotency-Key")]
 After = Annotated[str, Query(description="the `next` of the page before")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Work = Callable[[Session, Caller, int], Any]
 
 _KEY_LENGTH = 200
 _JSON_COLUMNS = frozenset({"facts", "evidence", "body", "rules"})
+
+
+class Letter(NamedTuple):
+    """What every write comes with: its method and path, who sends it, and its `Idempotency-Key`."""
+
+    method: str
+    path: str
+    authorization: str | None
+    key: str | None
+
+
+def letter(
+    request: Request,
+    authorization: Authorization = None,
+    key: Annotated[str | None, Header(alias="Idempotency-Key")] = None,
+) -> Letter:
+    """Return what FastAPI found of it in a request."""
+    return Letter(request.method, request.url.path, authorization, key)
+
+
+Signed = Annotated[Letter, Depends(letter)]
 
 
 class Door:
@@ -54,16 +74,15 @@ class Door:
 
     def write(
         self,
-        request: Request,
-        authorization: str | None,
-        key: str | None,
+        signed: Letter,
         act: Act,
         body: Mapping[str, Any],
         work: Work,
         org: str = "",
     ) -> Any:
         """Do the work once for the caller's key and return its answer (JSON types)."""
-        caller = allow(self._identify(authorization), act, org)
+        caller = allow(self._identify(signed.authorization), act, org)
+        key = signed.key
         if not key or len(key) > _KEY_LENGTH:
             raise BadRequest(
                 "A write carries an Idempotency-Key of 1 to 200 characters.",
@@ -71,7 +90,7 @@ class Door:
                 param="Idempotency-Key",
                 remedy="Make a new one for each write, and repeat it when you retry.",
             )
-        asked = json.dumps([request.method, request.url.path, dict(body)], sort_keys=True)
+        asked = json.dumps([signed.method, signed.path, dict(body)], sort_keys=True)
         sha256 = hashlib.sha256(asked.encode()).hexdigest()
         who = f"{caller.name}@{','.join(sorted(caller.orgs))}"
         with self.database.session() as session:
