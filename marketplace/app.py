@@ -83,7 +83,7 @@ class Marketplace:
         with self.database.session() as session:
             books = _books(session)
         settings = self.settings
-        writer = LedgerWriter(self.database, new_id("gateway"))
+        writer = LedgerWriter(self.database.raw_connection, new_id("gateway"))
         upstream = Upstream(settings.upstream_connect_s, settings.upstream_silence_s)
         directory = Directory(self.database)
         self.hot = Hot(settings, directory, writer, upstream, books)

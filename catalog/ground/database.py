@@ -10,7 +10,6 @@ documents whose bytes matter (they are hashed, so the text is kept as it was wri
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,23 +18,12 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlmodel import Session
 
+from catalog.ground.driver import configure_sqlite, connect
 from catalog.ground.errors import BadRequest
-
-SQLITE_PRAGMAS = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA busy_timeout = 30000",
-    "PRAGMA cache_size = -65536",
-)
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
-    # The driver's own transaction handling starts DEFERRED transactions, which fail with "database is
-    # locked" when two of them upgrade at once. We begin every transaction ourselves, see below.
-    connection.isolation_level = None
-    for pragma in SQLITE_PRAGMAS:
-        connection.execute(pragma)
+    configure_sqlite(connection)
 
 
 def _begin_immediate(connection: Any) -> None:
@@ -86,15 +74,7 @@ class Database:
 
         For the ledger's writer, which writes its own BEGIN and COMMIT; the caller closes it.
         """
-        if self.kind == "sqlite":
-            path = make_url(self.url).database
-            connection = sqlite3.connect(path or ":memory:", check_same_thread=False)
-            _configure_sqlite(connection, None)
-            return connection
-        import psycopg
-
-        dsn = make_url(self.url).set(drivername="postgresql").render_as_string(hide_password=False)
-        return psycopg.connect(dsn, autocommit=True)
+        return connect(self.url)
 
     def dispose(self) -> None:
         """Close every pooled connection."""

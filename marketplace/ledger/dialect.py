@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
-from sqlalchemy import Table
-
-from marketplace.ledger.tables import UsageEvent
+from marketplace.ledger.chain import GENESIS
 
 _TRANSFER = "lane, seq, tx, leg, kind, code, debit_id, credit_id, amount, debit_total, at_us"
 _HOLD = "tx, lane, org_id, legs, plan, held_at_us, expires_at_us"
-_USAGE_TABLE = cast(Table, UsageEvent.__table__)  # type: ignore[attr-defined]
-USAGE_COLUMNS = [c.name for c in _USAGE_TABLE.columns if c.name not in ("lane", "seq")]
+USAGE_COLUMNS = [
+    "id", "org_id", "key_id", "project_id", "listing", "release_digest", "endpoint_id",
+    "owner_org_id", "price_version_id", "prices", "started_at_us", "first_token_us",
+    "ended_at_us", "input_uncached", "cache_read", "cache_write", "output", "reasoning",
+    "usage_source", "outcome", "streamed", "list_cost_u", "cost_u", "wallet_u", "voucher_u",
+    "free_u", "overrun_u", "raw_usage", "route", "request_sha256",
+]  # fmt: skip
 """The columns of `usage_event` in the order of `Settle.usage`; `lane` and `seq` follow them."""
 
 _INSERTS = {
@@ -23,6 +26,12 @@ _INSERTS = {
     "usage": ("usage_event", [*USAGE_COLUMNS, "lane", "seq"]),
     "batch": ("ledger_batch", ["lane", "n", "first_seq", "last_seq", "sha256"]),
 }
+_OPEN_LANE = (
+    f"INSERT INTO ledger_lane (name, opened_at_us, next_seq, next_batch, head) "
+    f"VALUES (?, ?, 1, 1, '{GENESIS}') ON CONFLICT (name) DO NOTHING"
+)
+_LANE_ID = "SELECT id FROM ledger_lane WHERE name=?"
+_ACCOUNT_ID = "SELECT id FROM ledger_account WHERE code=?"
 _ACCOUNTS = (
     # A projection has no balance to guard, so it is not locked: everybody passes through clearing.
     "SELECT id, rule, dr_pending, dr_posted, cr_pending, cr_posted FROM ledger_account "
@@ -39,6 +48,8 @@ class Dialect(Protocol):
     def begin(self) -> None: ...
     def commit(self) -> None: ...
     def rollback(self) -> None: ...
+    def open_lane(self, name: str, at_us: int) -> int: ...
+    def account_id(self, code: str) -> int | None: ...
     def lane(self, lane_id: int) -> tuple[int, int, str]: ...
     def take_holds(self, txs: Sequence[str]) -> list[tuple[str, str]]: ...
     def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str]]: ...
@@ -72,6 +83,14 @@ class SqliteDialect:
     def rollback(self) -> None:
         if self._connection.in_transaction:
             self._execute("ROLLBACK")
+
+    def open_lane(self, name: str, at_us: int) -> int:
+        self._execute(_OPEN_LANE, (name, at_us))
+        return int(self._execute(_LANE_ID, (name,)).fetchone()[0])
+
+    def account_id(self, code: str) -> int | None:
+        found = self._execute(_ACCOUNT_ID, (code,)).fetchone()
+        return found and int(found[0])
 
     def lane(self, lane_id: int) -> tuple[int, int, str]:
         sql = "SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=?"
@@ -150,6 +169,14 @@ class PostgresDialect:
     def rollback(self) -> None:
         if not self._connection.closed:
             self._connection.rollback()
+
+    def open_lane(self, name: str, at_us: int) -> int:
+        self._cursor.execute(_OPEN_LANE.replace("?", "%s"), (name, at_us))
+        return int(self._cursor.execute(_LANE_ID.replace("?", "%s"), (name,)).fetchone()[0])
+
+    def account_id(self, code: str) -> int | None:
+        found = self._cursor.execute(_ACCOUNT_ID.replace("?", "%s"), (code,)).fetchone()
+        return found and int(found[0])
 
     def lane(self, lane_id: int) -> tuple[int, int, str]:
         sql = "SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=%s FOR UPDATE"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy.engine import make_url
 
-from catalog.ground.database import SQLITE_PRAGMAS, Database
+from catalog.ground.database import Database
+from catalog.ground.driver import configure_sqlite, sqlite_path
 
 Call = tuple[str, str, Any]
 """`("execute" | "executemany" | "copy", sql, values)`."""
@@ -42,7 +42,7 @@ class TracedDatabase(Database):
 
     def raw_connection(self) -> Any:
         if self.kind == "sqlite":
-            connection = _sqlite(make_url(self.url).database or ":memory:")
+            connection = _sqlite(sqlite_path(self.url))
             connection.calls = self.calls
             return connection
         connection = super().raw_connection()
@@ -51,12 +51,9 @@ class TracedDatabase(Database):
 
 
 def _sqlite(path: str) -> _Sqlite:
-    connection = sqlite3.connect(
-        path, check_same_thread=False, isolation_level=None, factory=_Sqlite
-    )
+    connection = sqlite3.connect(path, check_same_thread=False, factory=_Sqlite)
     connection.calls = []
-    for pragma in SQLITE_PRAGMAS:
-        connection.execute(pragma)
+    configure_sqlite(connection)
     return connection
 
 

@@ -114,7 +114,7 @@ _PLAN = '[1,900,400,7,300,0,[["grt_01K000000000000000000GRANTA",9,0,300,300,1,33
 async def run(database: Database, legs: int, requests: int, tasks: int) -> dict[str, Any]:
     """Hold and settle `requests` calls from `tasks` tasks; return rates and growth."""
     books = Books(database)
-    writer = LedgerWriter(database, LANE)
+    writer = LedgerWriter(database.raw_connection, LANE)
     # Who calls brings the id, so making it is not the ledger's time.
     ids = deque((new_id("gen"), number % ORGS) for number in range(requests))
     waits: list[float] = []

@@ -12,18 +12,19 @@ import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from catalog.ground.database import Database
+from catalog.ground.clock import now_us
 from catalog.ground.errors import (
     Conflict,
     InternalError,
     LedgerCorrupt,
+    NotFound,
     TokenMartError,
     Unavailable,
 )
-from marketplace.ledger.accounts import account_id, open_lane
 from marketplace.ledger.chart import CLEARING
 from marketplace.ledger.dialect import Dialect, dialect_of
 from marketplace.ledger.journal import BatchRun
@@ -44,13 +45,20 @@ class LedgerWriter:
     A refusal (`PaymentRequired`, `Conflict`) concerns its own operation only. When the database is away
     the writer reconnects and repeats the batch (operations carry their ids, so nothing happens twice);
     after ten seconds the waiting operations are refused with `Unavailable`.
+
+    `connect` opens a driver connection (`Database.raw_connection`, or `catalog.ground.driver.connect` on
+    a URL in a process without SQLAlchemy); `name` is the writer's lane, opened when there is none.
     """
 
-    def __init__(self, database: Database, name: str) -> None:
-        self._database = database
-        with database.session() as session:
-            self._lane = open_lane(session, name)
-            self._clearing = account_id(session, CLEARING)
+    def __init__(self, connect: Callable[[], Any], name: str) -> None:
+        self._connect = connect
+        connection = connect()
+        try:
+            dialect = dialect_of(connection)
+            self._lane = dialect.open_lane(name, now_us())
+            self._clearing = _clearing_id(dialect)
+        finally:
+            connection.close()
         self._queue: deque[tuple[Operation, Waiting]] = deque()
         self._wake = threading.Condition()
         self._idle = False
@@ -144,7 +152,7 @@ class LedgerWriter:
 
     def _transaction(self, operations: list[Operation], *, again: bool) -> list[Result]:
         if self._dialect is None:
-            self._connection = self._database.raw_connection()
+            self._connection = self._connect()
             self._dialect = dialect_of(self._connection)
         self._dialect.begin()
         try:
@@ -161,6 +169,17 @@ class LedgerWriter:
         with contextlib.suppress(Exception):
             self._connection.close()
         self._connection = self._dialect = None
+
+
+def _clearing_id(dialect: Dialect) -> int:
+    found = dialect.account_id(CLEARING)
+    if found is None:
+        raise NotFound(
+            "There is no ledger in this database.",
+            rule="ledger.account",
+            remedy="Run `tokenmart init`.",
+        )
+    return found
 
 
 def _deliver(batch: list[tuple[Operation, Waiting]], results: list[Result]) -> None:

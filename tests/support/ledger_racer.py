@@ -49,7 +49,7 @@ class Racer:
         unhurried(self.database)
         world = World(self.database, f"racer-{ulid()}")
         self.economy = Economy(self.database, world, mark, now_us())
-        self.writer = LedgerWriter(self.database, f"racer-{ulid()}")
+        self.writer = LedgerWriter(self.database.raw_connection, f"racer-{ulid()}")
         self.random = random.Random(seed)
         self.acknowledged = os.open(folder / "answered", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         self.settled: list[tuple[str, int]] = []

@@ -215,7 +215,7 @@ def test_archiving_beside_a_busy_writer(world: World, tmp_path: Path) -> None:
     for number in range(20):
         world.do(world.hold(f"old{number}", (wallet, 1)))
         world.do(world.settle(f"old{number}", [1], wallet=1, voucher=0))
-    writer = LedgerWriter(world.database, "busy")
+    writer = LedgerWriter(world.database.raw_connection, "busy")
     outcomes: list[Outcome] = []
 
     def progress(_rows: int) -> None:

@@ -287,7 +287,7 @@ def test_a_sea_of_problems_does_not_fill_memory(world: World) -> None:
 
 def test_a_running_ledger_can_be_proven(world: World) -> None:
     wallet = world.account("wallet:a", 1_000_000)
-    writer = LedgerWriter(world.database, "busy")
+    writer = LedgerWriter(world.database.raw_connection, "busy")
     stop = threading.Event()
 
     def work(name: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,21 +16,25 @@ from sqlalchemy import text
 from support.ledger_world import T0, TTL, World, usage
 
 from catalog.ground.database import Database
+from catalog.ground.driver import connect
 from catalog.ground.errors import (
     Conflict,
     InternalError,
     LedgerCorrupt,
+    NotFound,
     PaymentRequired,
     Unavailable,
 )
 from marketplace.ledger import writer as writer_module
+from marketplace.ledger.dialect import USAGE_COLUMNS
 from marketplace.ledger.operations import Available, Done, Entry, Held, Hold, Leg, Post, Settle
+from marketplace.ledger.tables import UsageEvent
 from marketplace.ledger.writer import LedgerWriter
 
 
 @pytest.fixture
 def writer(world: World) -> Iterator[LedgerWriter]:
-    writer = LedgerWriter(world.database, "writer")
+    writer = LedgerWriter(world.database.raw_connection, "writer")
     yield writer
     writer.close()
 
@@ -37,6 +44,38 @@ def _batches(world: World) -> int:
         return int(
             session.connection().execute(text("SELECT count(*) FROM ledger_batch")).scalar_one()
         )
+
+
+def test_whoever_only_books_loads_no_orm() -> None:
+    """A gateway's worker stays small: the writer and all it needs come without SQLAlchemy."""
+    modules = [
+        f"marketplace.ledger.{n}" for n in ("writer", "journal", "dialect", "operations", "chart")
+    ]
+    code = (
+        f"import sys, {', '.join(modules)}, catalog.ground.driver\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}"
+        " & {'sqlalchemy', 'sqlmodel', 'pydantic', 'alembic'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_usage_columns_are_those_of_the_table() -> None:
+    table: Any = UsageEvent.__table__  # type: ignore[attr-defined]
+    assert [c.name for c in table.columns if c.name not in ("lane", "seq")] == USAGE_COLUMNS
+
+
+def test_an_empty_database_is_told_apart_from_a_ledger(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'empty.db'}"
+    connection = connect(url)
+    connection.execute(
+        "CREATE TABLE ledger_lane (id INTEGER PRIMARY KEY, name TEXT UNIQUE, opened_at_us INTEGER, "
+        "next_seq INTEGER, next_batch INTEGER, head TEXT)"
+    )
+    connection.execute("CREATE TABLE ledger_account (id INTEGER PRIMARY KEY, code TEXT)")
+    connection.close()
+    with pytest.raises(NotFound, match="no ledger"):
+        LedgerWriter(lambda: connect(url), "lane")
 
 
 def test_many_tasks_share_transactions(world: World, writer: LedgerWriter) -> None:
@@ -130,7 +169,7 @@ def test_an_operation_that_no_database_can_take_is_our_fault_alone(
 
 
 def test_a_closed_writer_says_so(world: World) -> None:
-    writer = LedgerWriter(world.database, "short")
+    writer = LedgerWriter(world.database.raw_connection, "short")
     wallet = world.account("wallet:a", 100)
     writer.submit(world.post("p", wallet, world.bank, 1))
     writer.close()
@@ -139,7 +178,7 @@ def test_a_closed_writer_says_so(world: World) -> None:
 
 
 def test_what_was_queued_is_finished_before_closing(world: World) -> None:
-    writer = LedgerWriter(world.database, "short")
+    writer = LedgerWriter(world.database.raw_connection, "short")
     wallet = world.account("wallet:a", 100)
 
     async def run() -> list[Any]:
@@ -159,7 +198,7 @@ def test_a_terminated_connection_repeats_nothing(postgres_url: str) -> None:
     database = Database(postgres_url)
     world = World(database)
     wallet = world.account("wallet:a", 100_000)
-    writer = LedgerWriter(database, "cut-often")
+    writer = LedgerWriter(database.raw_connection, "cut-often")
     stop = threading.Event()
     cuts = 0
 
@@ -216,7 +255,7 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice(
     world = World(database)
     wallet = world.account("wallet:a", 100)
     world.do(world.hold("c0", (wallet, 20)))
-    writer = LedgerWriter(database, "lost")
+    writer = LedgerWriter(database.raw_connection, "lost")
     lost = []
 
     class OperationalError(Exception):
@@ -275,8 +314,8 @@ def test_a_full_disk_is_named_and_charges_nothing(database_url: str) -> None:
     database = _Full(database_url)
     world = World(database)
     wallet = world.account("wallet:a", 10_000)
+    writer = LedgerWriter(database.raw_connection, "full")
     database.full = True
-    writer = LedgerWriter(database, "full")
     started = time.monotonic()
     with pytest.raises(Unavailable, match="disk is full") as refusal:
         for number in range(200):
@@ -298,7 +337,7 @@ def test_a_database_that_stays_away_is_given_up_on(
 ) -> None:
     world = World(database)
     wallet = world.account("wallet:a", 100)
-    writer = LedgerWriter(database, "away")
+    writer = LedgerWriter(lambda: database.raw_connection(), "away")
     monkeypatch.setattr(writer_module, "_PATIENCE_S", 0.5)
     reachable = database.raw_connection
     away = threading.Event()
@@ -322,7 +361,10 @@ def test_two_writers_end_each_others_holds(database: Database) -> None:
     """A settlement races a sweeper's release in another lane: one of them wins, money moves once."""
     world = World(database)
     wallet = world.account("wallet:a", 10_000)
-    one, two = LedgerWriter(database, "one"), LedgerWriter(database, "two")
+    one, two = (
+        LedgerWriter(database.raw_connection, "one"),
+        LedgerWriter(database.raw_connection, "two"),
+    )
     txs = [f"c{number}" for number in range(60)]
 
     async def race() -> tuple[list[Any], list[Any]]:
