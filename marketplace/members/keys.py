@@ -5,7 +5,6 @@ A key's limits stand as they were made: another limit is another key.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import json
 import secrets
@@ -19,6 +18,7 @@ from catalog.ground.marker import raise_marker
 from marketplace.members.markers import KEYS
 from marketplace.members.organisations import create_organisation, organisation
 from marketplace.members.people import CALLERS, role_of
+from marketplace.members.secrets import digest
 from marketplace.members.tables import ApiKey
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "PREFIX",
     "create_key",
     "create_organisation",
-    "digest",
     "list_keys",
     "organisation",
     "revoke_key",
@@ -35,11 +34,6 @@ __all__ = [
 PREFIX = "tm-"
 MARKER = KEYS
 _SHOWN = 10
-
-
-def digest(secret: str) -> str:
-    """Return what is stored of a key: SHA-256, hex. 256 random bits need no slow hash."""
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def create_key(
