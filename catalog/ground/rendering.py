@@ -1,7 +1,8 @@
 """The one place where an error becomes an HTTP answer.
 
-Under `/v1` a caller gets OpenAI's error object, elsewhere problem+json (RFC 9457). Both are plain data
-here, so that the gateway's hot path, FastAPI and an engine render alike without sharing a framework.
+Under `/v1` a caller gets OpenAI's error object, or Anthropic's where its Messages API is spoken, and
+elsewhere problem+json (RFC 9457). All are plain data here, so that the gateway's hot path, FastAPI and an
+engine render alike without sharing a framework.
 """
 
 from __future__ import annotations
@@ -45,6 +46,35 @@ def openai_object(error: TokenMartError) -> dict[str, Any]:
     return {"error": body | error.details}
 
 
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    412: "invalid_request_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+def anthropic_object(error: TokenMartError, request_id: str | None = None) -> dict[str, Any]:
+    """Return Anthropic's error object; `details.error_code` is our stable code, where its SDK looks."""
+    details: dict[str, Any] = {"error_code": error.code}
+    more = {"param": error.param, "rule": error.rule, "remedy": error.remedy}
+    details |= {key: value for key, value in more.items() if value} | error.details
+    told = {
+        "type": _ANTHROPIC_TYPES.get(error.status, "api_error"),
+        "message": str(error),
+        "details": details,
+    }
+    return {"type": "error", "error": told, "request_id": request_id}
+
+
 def problem_object(error: TokenMartError) -> dict[str, Any]:
     """Return the problem+json members of RFC 9457, section 3.1, and our extensions."""
     body: dict[str, Any] = {
@@ -77,6 +107,15 @@ def render_openai(error: Exception) -> RenderedError:
     return RenderedError(
         ours.status, _headers(ours, "application/json"), _encode(openai_object(ours))
     )
+
+
+def render_anthropic(error: Exception, request_id: str | None = None) -> RenderedError:
+    """Render for callers of Anthropic's Messages API; `request_id` goes into body and header."""
+    ours = known(error)
+    headers = _headers(ours, "application/json")
+    if request_id is not None:
+        headers["request-id"] = request_id
+    return RenderedError(ours.status, headers, _encode(anthropic_object(ours, request_id)))
 
 
 def render_problem(error: Exception) -> RenderedError:
