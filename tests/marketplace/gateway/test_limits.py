@@ -154,7 +154,7 @@ def test_half_of_it_drained_half_of_it_returns() -> None:
 def test_what_was_used_beyond_counts_from_when_it_is_known() -> None:
     limits, quotas = Limits(), (Quota("key", "k", None, 1000),)
     ticket = limits.enter(quotas, 0, T0)
-    limits.enter(quotas, 0, T0 + MINUTE_US)
+    limits.enter((Quota("key", "another", 60),), 0, T0 + MINUTE_US)
     ticket.settle(600)
     with pytest.raises(RateLimited):
         limits.enter(quotas, 500, T0 + MINUTE_US)
