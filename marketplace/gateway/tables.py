@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, Text
+from sqlalchemy import BigInteger, Boolean, Column, Integer, Text, false
 from sqlmodel import Field, SQLModel
 
 
 class Endpoint(SQLModel, table=True):
     """One process that answers for a listing: `url` without `/v1`, `model` is the name it knows.
 
-    `api_key` is what the engine asks of us ('' = nothing). `state`: `up`, `draining` or `down`.
+    `api_key` is what the engine asks of us ('' = nothing). `state`: `up`, `draining` or `down`. The rest
+    is what routing knows of it, as `serving.routing.Candidate` has it: `supports` is a JSON array of
+    request parameters (None: all), `max_concurrency` None is without a limit. What nobody has promised is
+    not promised: `data_collection` is `allow` and `zdr` False until the operator says better.
     """
 
     __tablename__ = "endpoint"
@@ -22,4 +25,18 @@ class Endpoint(SQLModel, table=True):
     weight: int = Field(default=1, sa_column=Column(Integer, nullable=False))
     priority: int = Field(default=0, sa_column=Column(Integer, nullable=False))
     state: str = Field(default="up", sa_column=Column(Text, nullable=False))
+    provider: str = Field(
+        default="self", sa_column=Column(Text, nullable=False, server_default="self")
+    )
+    quantization: str = Field(
+        default="unknown", sa_column=Column(Text, nullable=False, server_default="unknown")
+    )
+    data_collection: str = Field(
+        default="allow", sa_column=Column(Text, nullable=False, server_default="allow")
+    )
+    zdr: bool = Field(
+        default=False, sa_column=Column(Boolean, nullable=False, server_default=false())
+    )
+    supports: str | None = Field(default=None, sa_column=Column(Text))
+    max_concurrency: int | None = Field(default=None, sa_column=Column(Integer))
     updated_at_us: int = Field(sa_column=Column(BigInteger, nullable=False))

@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from math import ceil, inf
+from math import inf
 from typing import Any, NamedTuple
 
 from serving.routing.affinity import rendezvous
@@ -180,7 +180,7 @@ class Router:
             candidate, health = pair
             score = rendezvous(key, health.seed, candidate.weight)
             carried = health.in_flight
-            crowded = carried >= at_ease and carried >= ceil(share * candidate.weight)
+            crowded = carried >= at_ease and carried >= share * candidate.weight
             if not crowded and score > best:
                 best, found = score, pair
             if score > highest:
