@@ -52,6 +52,7 @@ _ANTHROPIC_TYPES = {
     402: "billing_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "timeout_error",
     409: "conflict_error",
     412: "invalid_request_error",
     413: "request_too_large",

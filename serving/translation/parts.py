@@ -153,11 +153,10 @@ class Parts:
     def _advance(self) -> None:
         while True:
             front = self.all[self._front]
-            followed = self._front + 1 < len(self.all)
-            if front.kind == "tool" and not front.pieces and not followed:
-                return  # its name may not be complete
+            if front.kind == "tool" and not front.pieces:
+                return  # more of its name may come
             self._show(front)
-            if not followed or not _complete(front):
+            if self._front + 1 == len(self.all) or not _complete(front):
                 return
             self._close(front)
             self._front += 1
