@@ -2,9 +2,10 @@
 
     python -m benchmarks.gateway.mock --port 0 [--tokens 16] [--chunks 64] [--chunk-rate 100]
 
-`POST …/completions` answers JSON, or with `"stream": true` an event stream of `--chunks` chunks, paced at
-`--chunk-rate` per second (0: as fast as it goes). `GET /stats` tells requests, chunks and aborted streams.
-Prints one line when it is ready: `{"url": …}`.
+`POST …/completions` answers JSON, or with `"stream": true` an event stream of `--chunks` chunks (fewer when
+`max_tokens` asks for fewer), paced at `--chunk-rate` per second (0: as fast as it goes). As vLLM does it, a
+stream tells its usage only when `stream_options` asks: at the end, or in every chunk.
+`GET /stats` tells requests, chunks and aborted streams. Prints one line when it is ready: `{"url": …}`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 from typing import Any, cast
 
 import httptools
 import uvloop
+
+_BOUND = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
+_STREAM = re.compile(rb'"stream": ?true')
+_USAGE = re.compile(rb'"include_usage": ?true')
+_EVERY = re.compile(rb'"continuous_usage_stats": ?true')
 
 
 def _chunk(**fields: Any) -> bytes:
@@ -59,18 +66,26 @@ class Script:
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
             b"transfer-encoding: chunked\r\n\r\n"
         )
+        self._longest = chunks
         delta: dict[str, Any] = {"index": 0, "delta": {"content": "token "}, "finish_reason": None}
-        self.chunks = [
+        self._plain = [_framed(_chunk(choices=[delta]))] * chunks
+        self._counted = [
             _framed(_chunk(choices=[delta], usage=_usage(10, number + 1)))
             for number in range(chunks)
         ]
+
+    def stream(self, body: bytes) -> tuple[list[bytes], bytes]:
+        """Return the chunks that the request asks for, and what closes the stream."""
+        bound = _BOUND.search(body)
+        length = min(self._longest, int(bound[1])) if bound else self._longest
+        usage = _usage(10, length)
+        told: dict[str, Any] = {"usage": usage} if _EVERY.search(body) else {}
         final = {"index": 0, "delta": {}, "finish_reason": "stop"}
-        self.end = (
-            _framed(_chunk(choices=[final], usage=_usage(10, chunks)))
-            + _framed(_chunk(choices=[], usage=_usage(10, chunks)))
-            + _framed(b"data: [DONE]\n\n")
-            + b"0\r\n\r\n"
-        )
+        end = _framed(_chunk(choices=[final], **told))
+        if _USAGE.search(body):
+            end += _framed(_chunk(choices=[], usage=usage))
+        end += _framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        return (self._counted if told else self._plain)[:length], end
 
 
 def _framed(data: bytes) -> bytes:
@@ -114,20 +129,24 @@ class Mock(asyncio.Protocol):
             self._transport.write(head + body)
             return
         self._stats["requests"] += 1
-        if b'"stream":true' in self._body or b'"stream": true' in self._body:
-            self._stream = asyncio.ensure_future(self._send_stream())
+        if _STREAM.search(self._body):
+            self._stream = asyncio.ensure_future(
+                self._send_stream(*self._script.stream(self._body))
+            )
         else:
             self._transport.write(self._script.answer)
 
-    async def _send_stream(self) -> None:
-        script, write = self._script, self._transport.write
-        write(script.start)
-        for chunk in script.chunks:
+    async def _send_stream(self, chunks: list[bytes], end: bytes) -> None:
+        write, now = self._transport.write, asyncio.get_running_loop().time
+        started = now()
+        write(self._script.start)
+        for number, chunk in enumerate(chunks, 1):
             write(chunk)
             self._stats["chunks"] += 1
             if self._interval_s:
-                await asyncio.sleep(self._interval_s)
-        write(script.end)
+                # By the clock, so that a late chunk does not delay all that follow.
+                await asyncio.sleep(max(0.0, started + number * self._interval_s - now()))
+        write(end)
 
 
 async def serve(port: int, script: Script, chunk_rate: float) -> None:
@@ -135,7 +154,9 @@ async def serve(port: int, script: Script, chunk_rate: float) -> None:
     stats = {"requests": 0, "chunks": 0, "aborted": 0}
     interval_s = 1 / chunk_rate if chunk_rate else 0.0
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Mock(script, interval_s, stats), "127.0.0.1", port)
+    server = await loop.create_server(
+        lambda: Mock(script, interval_s, stats), "127.0.0.1", port, backlog=1024
+    )
     port = server.sockets[0].getsockname()[1]
     print(json.dumps({"url": f"http://127.0.0.1:{port}"}), flush=True)
     await server.serve_forever()

@@ -1,0 +1,3 @@
+module passthrough
+
+go 1.27
