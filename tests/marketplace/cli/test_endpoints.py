@@ -64,11 +64,11 @@ def test_an_endpoint_promises_nothing_that_nobody_said(terminal: Terminal) -> No
 
 
 def test_everything_that_routing_asks_can_be_said(terminal: Terminal) -> None:
-    words = (
-        "--model chat-7b --weight 3 --priority 2 --provider acme/turbo --quantization fp8".split()
-    )
-    words += "--data-collection deny --zdr --supports tools --supports seed".split()
-    words += ["--max-concurrency", "16"]
+    words = [
+        *("--model", "chat-7b", "--weight", "3", "--priority", "2", "--provider", "acme/turbo"),
+        *("--quantization", "fp8", "--data-collection", "deny", "--zdr", "--max-concurrency", "16"),
+        *("--supports", "tools", "--supports", "seed"),
+    ]
     secret = {"TOKENMART_ENGINE_KEY": "engine-key"}
     terminal.run("add", LISTING, "https://engine", *words, env=secret)
     stored = terminal.stored()
