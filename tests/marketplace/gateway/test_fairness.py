@@ -124,7 +124,7 @@ def test_what_was_served_while_places_were_free_is_no_debt(loop: VirtualLoop) ->
         counters = gate.counters(paid=False)
         assert 0 <= counters["new"] - counters["old"] <= 10
         gate.leave(place)
-        for task in reversed(tasks):
+        for task in tasks:
             await settle()
             gate.leave(task.result())
 
