@@ -133,6 +133,11 @@ def moved(session: Session, tx: str) -> list[Moved]:
     ]
 
 
+def booked_at_us(session: Session, tx: str) -> int | None:
+    """Return when an id was booked; None when it was not, or when its row has been archived."""
+    return session.exec(select(func.min(Transfer.at_us)).where(Transfer.tx == tx)).one()
+
+
 def totals(session: Session, account_ids: Collection[int]) -> dict[int, Totals]:
     """Return the balances of bounded accounts, by id."""
     found: dict[int, Totals] = {}

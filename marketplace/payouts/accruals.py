@@ -23,7 +23,7 @@ from catalog.ground.ids import new_id
 from marketplace.ledger.accounts import account_id, apply_now, open_account, take_control
 from marketplace.ledger.chart import CLEARING, Code, Rule, owner_available, owner_unsettled
 from marketplace.ledger.operations import Entry, Post
-from marketplace.ledger.reading import events_between, fees_of, legs_of, moved
+from marketplace.ledger.reading import booked_at_us, events_between, fees_of, legs_of, moved
 from marketplace.ledger.tables import Account, UsageEvent
 from marketplace.payouts.holds import is_held
 from marketplace.payouts.tables import Accrual, AccruedDay
@@ -42,7 +42,7 @@ from marketplace.vouchers.tables import (
 )
 
 MATURITY_US = 7 * DAY_US
-_LATE_US = HOUR_US
+LATE_US = HOUR_US
 """A day is added up this long after it ended, when every call of it has been booked."""
 _PAGE = 400
 
@@ -108,7 +108,7 @@ def accrue(session: Session, at_us: int) -> int:
     _accrue_refused(session, terms, at_us)
     _accrue_clawbacks(session, terms)
     _accrue_refunds(session, terms)
-    _accrue_adjustments(session)
+    _accrue_adjustments(session, at_us)
     session.flush()
     return _count(session) - before
 
@@ -163,7 +163,7 @@ def _days(session: Session, at_us: int) -> list[tuple[str, int, int]]:
     while True:
         following = day + timedelta(days=1)
         end_us = _midnight(following)
-        if end_us + _LATE_US > at_us:
+        if end_us + LATE_US > at_us:
             return found
         found.append((day.date().isoformat(), _midnight(day), end_us))
         day = following
@@ -298,24 +298,18 @@ def _accrue_refunds(session: Session, terms: Terms) -> None:
         _negative(session, {refund.owner_org: sums}, "refund", refund.id, refund.at_us)
 
 
-def _accrue_adjustments(session: Session) -> None:
-    """Accrue what two persons have moved from or to an unsettled share."""
+def _accrue_adjustments(session: Session, at_us: int) -> None:
+    """Accrue what two persons have moved from or to an unsettled share, at the instant of its booking."""
     known = select(Accrual.ref).where(Accrual.kind == "adjustment")
     query = select(Adjustment).where(Adjustment.state == "booked", col(Adjustment.id).not_in(known))
     for row in session.exec(query.order_by(col(Adjustment.id))).all():
+        booked_us = booked_at_us(session, f"adjust:{row.id}") or at_us
         for code, sign in ((row.from_account, -1), (row.to_account, 1)):
             kind, _, rest = code.partition(":")
             if kind == "owner":
                 sums = Earned(sign * row.amount_u, 0, sign * row.amount_u, 0)
-                add(
-                    session,
-                    rest.partition(":")[0],
-                    "adjustment",
-                    row.id,
-                    sums,
-                    row.at_us,
-                    row.at_us,
-                )
+                org_id = rest.partition(":")[0]
+                add(session, org_id, "adjustment", row.id, sums, booked_us, booked_us)
 
 
 def _lines(session: Session, claim_id: str, states: Sequence[str]) -> Sequence[ClaimLine]:

@@ -1,7 +1,8 @@
 """An organisation's month: what it earned, what became available, what was paid out. To the micro-yuan.
 
 The available balance is told as its movements, so that opening + movements = closing = the ledger's sum.
-A statement is made once the month has ended and is not rewritten: what comes later is in a later month.
+A statement is made once the month has ended and its last day can be added up, and is not rewritten: what
+happened in the month is added up first, so it is told here and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from sqlmodel import Session, col, select
 from catalog.ground.clock import from_datetime, zone
 from catalog.ground.errors import BadRequest, Conflict
 from catalog.ground.ids import new_id
+from marketplace.ledger.reading import booked_at_us
 from marketplace.members.tables import Organisation
+from marketplace.payouts.accruals import LATE_US, accrue
 from marketplace.payouts.tables import Accrual, Payout, Statement
 
 KINDS = ("usage", "settled", "refund", "disallowed", "clawback", "adjustment", "reimbursed")
@@ -44,6 +47,13 @@ def statement(session: Session, org_id: str, period: str, at_us: int) -> Stateme
     from_us, until_us = month_us(period)
     if until_us > at_us:
         raise Conflict(f"{period} has not ended yet.", rule="statement.period")
+    if until_us + LATE_US > at_us:
+        raise Conflict(
+            f"The last day of {period} has not been added up yet.",
+            rule="statement.period",
+            remedy="Ask again in an hour.",
+        )
+    accrue(session, at_us)
     told = body(session, org_id, period, from_us, until_us)
     text = json.dumps(told, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     row = Statement(
@@ -91,9 +101,16 @@ def body(session: Session, org_id: str, period: str, from_us: int, until_us: int
         "paid_u": sum(
             row.amount_u
             for row in payouts
-            if row.state == "paid" and from_us <= (row.closed_at_us or 0) < until_us
+            if row.was_paid and from_us <= (_paid_at_us(session, row) or 0) < until_us
         ),
     }
+
+
+def _paid_at_us(session: Session, row: Payout) -> int | None:
+    """Return when a payout left for the bank: also one that came back since."""
+    if row.state == "paid":
+        return row.closed_at_us
+    return booked_at_us(session, f"payout:{row.id}:paid")
 
 
 def _available(accruals: Any, payouts: Any, from_us: int, until_us: int) -> dict[str, int]:

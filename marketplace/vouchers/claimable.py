@@ -147,22 +147,32 @@ def refund_items(session: Session, programme_id: str, until_us: int) -> Iterator
     )
     for row, refund in session.exec(query).all():
         book = books[row.grant_id]
-        event = session.get_one(UsageEvent, refund.event_id)
-        priced = Priced(event.cost_u, fees_of(session, [event.id]).get(event.id, 0))
+        priced, low_u = _priced(session, refund, row)
         amounts = book.split.between(row.from_total - row.amount_u, row.from_total)
-        places = pieces(row.low_u, amounts)
+        places = pieces(low_u, amounts)
         for funder_id, amount_u, place in zip(book.split.funders, amounts, places, strict=True):
             if amount_u:
                 owner_u = priced.owner_u(*place) if row.covered_u else 0
                 yield Item(
                     funder_id,
-                    event.id,
+                    refund.event_id,
                     row.leg,
                     refund.id,
                     row.grant_id,
-                    event.org_id,
-                    event.owner_org_id,
+                    book.grant.org_id,
+                    refund.owner_org,
                     -amount_u,
                     -owner_u,
                     refund.at_us,
                 )
+
+
+def _priced(session: Session, refund: Refund, row: RefundLeg) -> tuple[Priced, int]:
+    """Return how the refunded call divides between owner and fee, and where the leg lies in it.
+
+    Once the call is archived the refund's own sums tell: of what it gave back, so much was the owner's.
+    """
+    event = session.get(UsageEvent, refund.event_id)
+    if event is None:
+        return Priced(row.covered_u, row.covered_u - row.owner_u), 0
+    return Priced(event.cost_u, fees_of(session, [event.id]).get(event.id, 0)), row.low_u
