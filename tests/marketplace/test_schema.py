@@ -18,7 +18,7 @@ from catalog.ground.database import Database
 def _load_all_tables() -> None:
     for package in (catalog, marketplace):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if module.name.rpartition(".")[2] == "tables":
+            if module.name.rpartition(".")[2].startswith("tables"):
                 importlib.import_module(module.name)
 
 
