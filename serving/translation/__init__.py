@@ -28,7 +28,8 @@ caches, service tiers, safety identifiers, `truncation`: an input that is too lo
 Unknown top-level fields are ignored, as everywhere under `/v1`.
 
     fields.py        reading, refusing            conversation.py  messages of a chat completion
-    parts.py         pieces to parts, in order    usage.py, events.py
+    chat.py          what engines answer          parts.py         pieces to parts, in order
+    usage.py         counts of tokens             events.py        bytes of events
     responses*.py    request, input items, output items and events
     messages*.py     request, content blocks in, content blocks and events out
 

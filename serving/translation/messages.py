@@ -7,6 +7,7 @@ import msgspec
 from catalog.ground.errors import TokenMartError
 from catalog.ground.rendering import RenderedError, anthropic_object, known, render_anthropic
 from serving.translation import messages_input
+from serving.translation.chat import choice_of, only_choice
 from serving.translation.events import event, id_body
 from serving.translation.fields import (
     Json,
@@ -20,7 +21,7 @@ from serving.translation.fields import (
     wrong,
 )
 from serving.translation.messages_output import BlockEvents, Blocks, stopped, usage_object
-from serving.translation.parts import Parts, choice_of, only_choice
+from serving.translation.parts import Parts
 from serving.translation.usage import Counts, read_counts
 
 _SAME = ("temperature", "top_p", "top_k", "seed", "min_p", "chat_template_kwargs")
@@ -176,7 +177,7 @@ def _format(form: Json, at: str) -> Json:
 def _tools(body: Json) -> Json:
     tools = [_tool(tool, at) for at, tool in records(body.get("tools") or [], "tools")]
     choice = optional(body, "tool_choice", dict) or {"type": "auto"}
-    kind = choice.get("type")
+    kind = needed(choice, "type", str, "tool_choice.")
     if kind == "tool":
         name = needed(choice, "name", str, "tool_choice.")
         if all(tool["function"]["name"] != name for tool in tools):

@@ -5,6 +5,7 @@ Shapes as in `anthropic.types`. Reasoning is a thinking block, a refusal is a te
 
 from __future__ import annotations
 
+from serving.translation.chat import Token
 from serving.translation.events import event
 from serving.translation.fields import Json
 from serving.translation.parts import Part, Parts
@@ -61,7 +62,7 @@ class BlockEvents:
         block = self._blocks.block(part, started=True)
         self.tell({"type": "content_block_start", "index": part.place, "content_block": block})
 
-    def grew(self, part: Part, piece: str, logprobs: list[Json]) -> None:
+    def grew(self, part: Part, piece: str, logprobs: list[Token]) -> None:
         """Tell of a piece; the Messages API has no log-probabilities."""
         if part.kind == "tool":
             self._delta(part, {"type": "input_json_delta", "partial_json": piece})

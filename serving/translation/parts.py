@@ -11,11 +11,11 @@ is a complete JSON object, because a block that is closed cannot be opened again
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
-from catalog.ground.errors import UpstreamFailed
+from serving.translation.chat import Call, Choice, Function, Said, Token, unreadable
 from serving.translation.fields import Json
 
 Kind = Literal["reasoning", "text", "refusal", "tool"]
@@ -31,7 +31,7 @@ class Part:
     name: str = ""
     call_id: str = ""
     pieces: list[str] = field(default_factory=list)
-    logprobs: list[Json] = field(default_factory=list)
+    logprobs: list[Token] = field(default_factory=list)
     open: bool = False
     closed: bool = False
     cut: bool = False
@@ -59,7 +59,7 @@ class Listener(Protocol):
     def opened(self, part: Part) -> None:
         """Note the start of a part: its name and ids are final, and there is no text yet."""
 
-    def grew(self, part: Part, piece: str, logprobs: list[Json]) -> None:
+    def grew(self, part: Part, piece: str, logprobs: list[Token]) -> None:
         """Note the next piece of the open part."""
 
     def closed(self, part: Part) -> None:
@@ -82,28 +82,24 @@ class Parts:
         self._front = 0
         self._by_index: dict[int, Part] = {}
         self._call_ids: set[str] = set()
-        self._waiting_logprobs: list[Json] = []
+        self._waiting_logprobs: list[Token] = []
 
-    def take(self, choice: Json) -> None:
+    def take(self, choice: Choice) -> None:
         """Add a choice of a chunk (`delta`) or of a whole answer (`message`)."""
-        said = choice.get("delta") or choice.get("message") or {}
-        reasoning = _text(said, "reasoning_content") or _text(said, "reasoning")
+        said = choice.delta or choice.message or Said()
+        reasoning = said.reasoning_content or said.reasoning
         if reasoning and self._reasoning:
             self._write("reasoning", reasoning, [])
-        text = _text(said, "content")
-        logprobs = self._logprobs_of(choice, text, elsewhere=bool(reasoning))
-        if text:
-            self._write("text", text, logprobs)
-        if refusal := _text(said, "refusal"):
-            self._write("refusal", refusal, [])
-        for place, call in enumerate(said.get("tool_calls") or ()):
+        logprobs = self._logprobs_of(choice, said)
+        if said.content:
+            self._write("text", said.content, logprobs)
+        if said.refusal:
+            self._write("refusal", said.refusal, [])
+        for place, call in enumerate(said.tool_calls or ()):
             self._call(call, place)
-        if choice.get("finish_reason"):
-            self.finish_reason = choice["finish_reason"]
-            stop = choice.get(
-                "stop_reason"
-            )  # vLLM's: the stop string that was met, or a token's id
-            self.stop = stop if isinstance(stop, str) else None
+        if choice.finish_reason:
+            self.finish_reason = choice.finish_reason
+            self.stop = choice.stop_reason if isinstance(choice.stop_reason, str) else None
 
     def end(self) -> None:
         """Close what is open. An answer without anything in it is one empty text."""
@@ -122,17 +118,17 @@ class Parts:
         self.all.append(part)
         return part
 
-    def _write(self, kind: Kind, piece: str, logprobs: list[Json]) -> None:
+    def _write(self, kind: Kind, piece: str, logprobs: list[Token]) -> None:
         last = self.all[-1] if self.all else None
         part = last if last is not None and last.kind == kind else self._new(kind)
         part.pieces.append(piece)
         part.logprobs += logprobs
         self._advance()
 
-    def _call(self, call: Json, place: int) -> None:
-        function = call.get("function") or {}
-        index = call["index"] if isinstance(call.get("index"), int) else place
-        call_id, name = _text(call, "id") or "", _text(function, "name") or ""
+    def _call(self, call: Call, place: int) -> None:
+        function = call.function or Function()
+        index = place if call.index is None else call.index
+        call_id, name = call.id or "", function.name or ""
         part = self._by_index.get(index)
         if part is None or (name and call_id and part.call_id not in ("", call_id)):
             # The second case: engines that number every call 0 and tell them apart by their ids.
@@ -142,12 +138,11 @@ class Parts:
             repeated = call_id and (call_id, name) == (part.call_id, part.name)
             part.call_id = part.call_id or call_id
             part.name += "" if repeated else name
-        if arguments := _text(function, "arguments"):
-            if part.closed:
-                if arguments.strip():
-                    raise _nonsense("a tool call went on after its end")
-                return
-            part.pieces.append(arguments)
+        if function.arguments:
+            if not part.closed:
+                part.pieces.append(function.arguments)
+            elif function.arguments.strip():
+                raise unreadable("a tool call went on after its end")
         self._advance()
 
     def _advance(self) -> None:
@@ -185,37 +180,20 @@ class Parts:
         self._call_ids.add(call_id)
         return call_id
 
-    def _logprobs_of(self, choice: Json, text: str | None, *, elsewhere: bool) -> list[Json]:
+    def _logprobs_of(self, choice: Choice, said: Said) -> list[Token]:
         """Return the log-probabilities of the text in a choice; those of other tokens are left out."""
-        found = (choice.get("logprobs") or {}).get("content") or []
-        if "message" in choice:
-            return _those_of(text or "", found)
-        if elsewhere or (choice.get("delta") or {}).get("tool_calls"):
+        found = (choice.logprobs.content if choice.logprobs else None) or []
+        if choice.delta is None:
+            return _those_of(said.content or "", found)
+        if said.reasoning_content or said.reasoning or said.tool_calls:
             self._waiting_logprobs = []
             return []
         # A token that ends inside a character has no text yet: it goes out with the next one.
         self._waiting_logprobs += found
-        if not text:
+        if not said.content:
             return []
         found, self._waiting_logprobs = self._waiting_logprobs, []
         return found
-
-
-def choice_of(document: Json) -> Json | None:
-    """Return the first choice of an answer or a chunk, None when there is none."""
-    choices = document.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict) and not choice.get("index"):
-            return choice
-    return None
-
-
-def only_choice(chat: Json) -> Json:
-    """Return the choice of a whole answer; `UpstreamFailed` when the engine gave none."""
-    choice = choice_of(chat)
-    if choice is None or not isinstance(choice.get("message"), dict):
-        raise _nonsense("it has no message")
-    return choice
 
 
 def _complete(part: Part) -> bool:
@@ -227,33 +205,15 @@ def _complete(part: Part) -> bool:
     return part.arguments() is not None
 
 
-def _those_of(text: str, logprobs: list[Json]) -> list[Json]:
+def _those_of(text: str, logprobs: list[Token]) -> list[Token]:
     """Return the tokens that make up `text` among all tokens of an answer."""
-    tokens = [_bytes_of(entry) for entry in logprobs]
-    start = b"".join(tokens).rfind(text.encode("utf-8", "surrogatepass"))
-    if not text or start < 0:
-        return logprobs if text else []
-    end, at, found = start + len(text.encode("utf-8", "surrogatepass")), 0, []
-    for token, entry in zip(tokens, logprobs, strict=True):
-        if at < end and at + len(token) > start:
-            found.append(entry)
-        at += len(token)
+    wanted = text.encode("utf-8", "replace")
+    start = b"".join(bytes(token.raw) for token in logprobs).rfind(wanted)
+    if not wanted or start < 0:
+        return logprobs if wanted else []
+    end, at, found = start + len(wanted), 0, []
+    for token in logprobs:
+        if at < end and at + len(token.raw) > start:
+            found.append(token)
+        at += len(token.raw)
     return found
-
-
-def _bytes_of(entry: Json) -> bytes:
-    given = entry.get("bytes")
-    if given is not None:
-        return bytes(given)
-    return str(entry.get("token", "")).encode("utf-8", "surrogatepass")
-
-
-def _text(holder: Any, name: str) -> str | None:
-    value = holder.get(name) if isinstance(holder, dict) else None
-    if value is not None and not isinstance(value, str):
-        raise _nonsense(f"its {name} is not a text")
-    return value
-
-
-def _nonsense(what: str) -> UpstreamFailed:
-    return UpstreamFailed(f"The engine's answer cannot be read: {what}.", remedy="Try again.")

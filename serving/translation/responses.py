@@ -11,6 +11,7 @@ from typing import Any
 from catalog.ground.errors import TokenMartError
 from catalog.ground.rendering import RenderedError, known, render_openai
 from serving.translation import responses_input
+from serving.translation.chat import choice_of, only_choice
 from serving.translation.events import id_body
 from serving.translation.fields import (
     Json,
@@ -23,7 +24,7 @@ from serving.translation.fields import (
     untranslatable,
     wrong,
 )
-from serving.translation.parts import Parts, choice_of, only_choice
+from serving.translation.parts import Parts
 from serving.translation.responses_output import ItemEvents, Items, usage_object
 from serving.translation.usage import read_counts
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from serving.translation.chat import Alternative, Token
 from serving.translation.events import event
 from serving.translation.fields import Json
 from serving.translation.parts import Part
@@ -42,7 +43,7 @@ class Items:
             return known | {"type": "reasoning", "summary": content}
         return known | {"type": "message", "role": "assistant", "content": content}
 
-    def content(self, part: Part, text: str, logprobs: list[Json]) -> Json:
+    def content(self, part: Part, text: str, logprobs: list[Token]) -> Json:
         """Return the one content (or summary) part of an item."""
         if part.kind == "reasoning":
             return {"type": "summary_text", "text": text}
@@ -51,13 +52,13 @@ class Items:
         told = self.logprobs(logprobs)
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": told}
 
-    def logprobs(self, logprobs: list[Json]) -> list[Json]:
+    def logprobs(self, logprobs: list[Token]) -> list[Json]:
         """Return the tokens' log-probabilities, if the client asked for them."""
         if not self._logprobs:
             return []
         return [
-            _token(entry) | {"top_logprobs": [_token(other) for other in _others(entry)]}
-            for entry in logprobs
+            _token(token) | {"top_logprobs": [_token(other) for other in token.top_logprobs or ()]}
+            for token in logprobs
         ]
 
 
@@ -88,7 +89,7 @@ class ItemEvents:
             content = self._items.content(part, "", [])
             self.tell(_around(part, "added"), **self._place(part), part=content)
 
-    def grew(self, part: Part, piece: str, logprobs: list[Json]) -> None:
+    def grew(self, part: Part, piece: str, logprobs: list[Token]) -> None:
         """Tell of a piece."""
         fields = self._place(part) | {"delta": piece}
         if part.kind == "text":
@@ -130,18 +131,8 @@ def _around(part: Part, what: str) -> str:
     return f"response.{name}.{what}"
 
 
-def _others(entry: Json) -> list[Json]:
-    return entry.get("top_logprobs") or []
-
-
-def _token(entry: Json) -> Json:
-    token = str(entry.get("token", ""))
-    given = entry.get("bytes")
-    return {
-        "token": token,
-        "bytes": list(token.encode("utf-8", "replace")) if given is None else given,
-        "logprob": entry.get("logprob"),
-    }
+def _token(token: Alternative) -> Json:
+    return {"token": token.token, "bytes": token.raw, "logprob": token.logprob}
 
 
 def usage_object(counts: Counts) -> Json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Counts(NamedTuple):
@@ -15,14 +15,18 @@ class Counts(NamedTuple):
     reasoning_tokens: int = 0
 
 
-def read_counts(usage: dict[str, Any]) -> Counts:
-    """Return the counts of a chat completion's `usage`; a part is never larger than its whole."""
+def read_counts(usage: object) -> Counts:
+    """Return the counts of a chat completion's `usage`; a part is never larger than its whole.
+
+    What is no count is none: an engine's accounting is never a reason to lose its answer.
+    """
+    usage = usage if isinstance(usage, dict) else {}
     given = _count(usage, "prompt_tokens")
     answer = _count(usage, "completion_tokens")
-    before = usage.get("prompt_tokens_details") or {}
+    before = usage.get("prompt_tokens_details")
     cached = min(given, _count(before, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens"))
     written = min(given - cached, _count(before, "cache_write_tokens"))
-    reasoning = _count(usage.get("completion_tokens_details") or {}, "reasoning_tokens")
+    reasoning = _count(usage.get("completion_tokens_details"), "reasoning_tokens")
     if reasoning and usage.get("total_tokens") == given + answer + reasoning:
         answer += reasoning  # some providers count reasoning beside the answer; the total tells
     return Counts(given, cached, written, answer, min(reasoning, answer))

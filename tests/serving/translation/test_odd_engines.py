@@ -12,6 +12,7 @@ import pytest
 
 from catalog.ground.errors import UpstreamFailed
 from serving.translation import Messages, Responses, translation_for
+from serving.translation.chat import Token, choice_of
 from serving.translation.parts import Part, Parts
 
 Json = dict[str, Any]
@@ -26,7 +27,7 @@ class Told:
     def opened(self, part: Part) -> None:
         self.log.append(f"+{part.place} {part.name or part.kind}")
 
-    def grew(self, part: Part, piece: str, logprobs: list[Json]) -> None:
+    def grew(self, part: Part, piece: str, logprobs: list[Token]) -> None:
         self.log.append(f"{part.place} {piece}")
 
     def closed(self, part: Part) -> None:
@@ -39,12 +40,17 @@ def _call(index: int | None, **fields: Any) -> Json:
     return {"delta": {"tool_calls": [place | fields | {"function": function}]}}
 
 
+def _take(parts: Parts, choice: Json) -> None:
+    read = choice_of({"choices": [choice]})
+    assert read is not None
+    parts.take(read)
+
+
 def _hear(*choices: Json, finish: str = "stop") -> tuple[list[str], Parts]:
     told = Told()
     parts = Parts("01K", told)
-    for choice in choices:
-        parts.take(choice)
-    parts.take({"delta": {}, "finish_reason": finish})
+    for choice in (*choices, {"delta": {}, "finish_reason": finish}):
+        _take(parts, choice)
     parts.end()
     return told.log, parts
 
@@ -96,7 +102,7 @@ def test_ids_that_are_missing_or_used_twice_are_made() -> None:
         ]
     }
     parts = Parts("01K")
-    parts.take({"message": message, "finish_reason": "tool_calls"})
+    _take(parts, {"message": message, "finish_reason": "tool_calls"})
     parts.end()
     assert [part.call_id for part in parts.all] == ["same", "call_01K_1", "call_01K_2"]
 
@@ -131,8 +137,8 @@ def test_logprobs_are_those_of_the_text() -> None:
     tokens = [{"token": token, "logprob": -1.0} for token in ("think", "ing", "Yes", "!", "<end>")]
     message = {"reasoning_content": "thinking", "content": "Yes!"}
     parts = Parts("01K")
-    parts.take({"message": message, "logprobs": {"content": tokens}, "finish_reason": "stop"})
-    assert [entry["token"] for entry in parts.all[1].logprobs] == ["Yes", "!"]
+    _take(parts, {"message": message, "logprobs": {"content": tokens}})
+    assert [token.token for token in parts.all[1].logprobs] == ["Yes", "!"]
     said = [
         {"delta": {"reasoning": "thinking"}, "logprobs": {"content": tokens[:2]}},
         {"delta": {"content": "Yes"}, "logprobs": {"content": tokens[2:3]}},
@@ -140,7 +146,7 @@ def test_logprobs_are_those_of_the_text() -> None:
         {"delta": {"content": ""}, "logprobs": {"content": tokens[4:]}},
     ]
     _, parts = _hear(*said)
-    assert [entry["token"] for entry in parts.all[1].logprobs] == ["Yes", "!"]
+    assert [token.token for token in parts.all[1].logprobs] == ["Yes", "!"]
 
 
 @pytest.mark.parametrize(
