@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.gateway.errors import NotInstalled
@@ -96,6 +97,24 @@ def nginx_ready() -> str:
     if program is None:
         raise NotInstalled("nginx is not on this machine: apt-get install nginx-light")
     return program
+
+
+def install(peers: Iterable[str], offline: bool) -> dict[str, str]:
+    """Install what these peers need; return why each that cannot be had is left out."""
+    ready: dict[str, Callable[[], object]] = {
+        "nginx": nginx_ready,
+        "passthrough": lambda: passthrough_ready(offline),
+        "tensorzero": lambda: python_ready("tensorzero", offline),
+        "portkey": lambda: portkey_ready(offline),
+        "litellm": lambda: python_ready("litellm", offline),
+    }
+    left_out = {}
+    for name in ready.keys() & set(peers):
+        try:
+            ready[name]()
+        except NotInstalled as error:
+            left_out[name] = str(error)
+    return left_out
 
 
 def _fetch(command: list[str], folder: Path, offline: bool) -> None:

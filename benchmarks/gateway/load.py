@@ -185,6 +185,11 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
+def _own_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
@@ -207,12 +212,11 @@ def main() -> None:
         max_tokens=o.max_tokens,
         headers=tuple(o.header),
     )
-    started = time.perf_counter()
+    started, used_s = time.perf_counter(), _own_cpu_s()
     bounds = (o.requests or (_ENDLESS if o.seconds else 2000), started + (o.seconds or _ENDLESS))
     tally = Tally(*bounds, stream=o.stream)
     uvloop.run(run(o.url, request, o.connections, tally))
     seconds = time.perf_counter() - started
-    used = resource.getrusage(resource.RUSAGE_SELF)
     print(
         json.dumps(
             {
@@ -226,7 +230,7 @@ def main() -> None:
                 "p99_ms": percentile(tally.total_s, 0.99) * 1e3,
                 "first_byte_p50_ms": percentile(tally.first_byte_s, 0.5) * 1e3,
                 "first_byte_p99_ms": percentile(tally.first_byte_s, 0.99) * 1e3,
-                "own_cpu_s": used.ru_utime + used.ru_stime,
+                "own_cpu_s": _own_cpu_s() - used_s,
             }
         )
     )

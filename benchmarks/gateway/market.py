@@ -13,7 +13,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,23 @@ max_output_tokens = 4096
 """
 _PRICE = {"input_u_per_m": 10_000_000, "output_u_per_m": 20_000_000}
 _YUAN = "100000"
+# Many commands in one process, each as `tokenmart` runs it: a process for each would take half a minute.
+_COMMANDS = """
+import contextlib, io, json, sys
+from marketplace.cli import main
+told = []
+for words in json.load(sys.stdin):
+    sys.argv[1:], code, said = words, 0, io.StringIO()
+    with contextlib.redirect_stdout(said):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    if code:
+        sys.exit(f"tokenmart {' '.join(words)} ended with {code}")
+    told.append(said.getvalue())
+print(json.dumps(told))
+"""
 # There is no command that books a bank transfer into a wallet, and a benchmark must not import the
 # marketplace: a process of its own does it.
 _TOP_UP = """
@@ -100,14 +118,29 @@ class Market:
     environment: dict[str, str]
     key: str
 
-    def run(self, *arguments: str) -> str:
-        """Run `tokenmart` against this marketplace and return what it prints on stdout."""
-        return _python(self.folder, self.environment, "-m", "marketplace.cli", *arguments)
+    def run(self, *commands: Sequence[str]) -> list[str]:
+        """Run `tokenmart` commands against this marketplace; return what each prints on stdout."""
+        told: list[str] = json.loads(self.python(_COMMANDS, given=json.dumps(commands)))
+        return told
+
+    def python(self, code: str, *arguments: str, given: str = "") -> str:
+        """Run a piece of Python beside this marketplace and return what it prints on stdout."""
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            input=given,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise Refused(f"the marketplace cannot be set up: {done.stderr[-800:].strip()}")
+        return done.stdout
 
     def legs(self) -> int:
         """Return how many accounts paid for the newest call."""
-        newest = json.loads(self.run("usage", "--org", ORG, "--limit", "1", "--format", "json"))
-        return len(newest[0]["paid_by"])
+        (newest,) = self.run(["usage", "--org", ORG, "--limit", "1", "--format", "json"])
+        return len(json.loads(newest)[0]["paid_by"])
 
 
 def open_market(folder: Path, upstream: str, *, waterfall: bool, database_url: str = "") -> Market:
@@ -117,43 +150,45 @@ def open_market(folder: Path, upstream: str, *, waterfall: bool, database_url: s
     # Without a database of its own the marketplace keeps SQLite in its folder, as on a user's machine.
     given = {"TOKENMART_DATA_DIR": str(folder / "data"), "TOKENMART_DATABASE_URL": database_url}
     market = Market(folder, {**kept, **given, "PYTHONPATH": str(ROOT)}, "")
-    market.run("init")
-    _list(market, upstream)
-    market.run("org", "create", ORG, "Bench")
-    for rules in (_FREE, _FIFTH, _HALF) if waterfall else (_ALL,):
-        market.run("programme", "publish", _file(folder, "programme.json", json.dumps(rules)))
-        if rules["kind"] == "token":
-            programme = ["--programme", str(rules["code"])]
-            market.run("voucher", "issue", ORG, _YUAN, *programme, "--appropriate")
-    if waterfall:
-        _python(folder, market.environment, "-c", _TOP_UP, ORG, _YUAN)
     limits = ["--rpm", "1000000000", "--concurrency", "100000"]
-    made = json.loads(market.run("key", "create", ORG, *limits, "--format", "json"))
-    return Market(folder, market.environment, made[0]["key"])
+    *_, made = market.run(
+        ["init"],
+        *_shelf(folder, upstream),
+        ["org", "create", ORG, "Bench"],
+        *_money(folder, [_FREE, _FIFTH, _HALF] if waterfall else [_ALL]),
+        ["key", "create", ORG, *limits, "--format", "json"],
+    )
+    if waterfall:
+        market.python(_TOP_UP, ORG, _YUAN)
+    return replace(market, key=json.loads(made)[0]["key"])
 
 
-def _list(market: Market, upstream: str) -> None:
-    """Put the listing on the shelf, price it and route it."""
-    draft = _file(market.folder, "listing.toml", _LISTING)
-    price = _file(market.folder, "price.json", json.dumps(_PRICE))
+def _shelf(folder: Path, upstream: str) -> list[list[str]]:
+    """Return the commands that put the listing on the shelf, price it and route it."""
+    draft = _file(folder, "listing.toml", _LISTING)
+    price = _file(folder, "price.json", json.dumps(_PRICE))
     reason = ["--reason", "measuring"]
-    market.run("listing", "init", LISTING, "--from", draft, "--by", "developer")
-    market.run("listing", "submit", LISTING, "--by", "developer")
-    market.run("listing", "override", LISTING, "--by", "operator", *reason)
-    market.run("listing", "publish", LISTING, "--by", "operator")
-    market.run("price", "publish", LISTING, "--file", price, *reason, "--yes")
-    market.run("endpoint", "add", LISTING, upstream, "--model", "mock")
+    return [
+        ["listing", "init", LISTING, "--from", draft, "--by", "developer"],
+        ["listing", "submit", LISTING, "--by", "developer"],
+        ["listing", "override", LISTING, "--by", "operator", *reason],
+        ["listing", "publish", LISTING, "--by", "operator"],
+        ["price", "publish", LISTING, "--file", price, *reason, "--yes"],
+        ["endpoint", "add", LISTING, upstream, "--model", "mock"],
+    ]
+
+
+def _money(folder: Path, programmes: list[dict[str, Any]]) -> list[list[str]]:
+    """Return the commands that publish the programmes and give the caller their vouchers."""
+    commands = []
+    for rules in programmes:
+        code = str(rules["code"])
+        commands.append(["programme", "publish", _file(folder, f"{code}.json", json.dumps(rules))])
+        if rules["kind"] == "token":
+            commands.append(["voucher", "issue", ORG, _YUAN, "--programme", code, "--appropriate"])
+    return commands
 
 
 def _file(folder: Path, name: str, content: str) -> str:
     (folder / name).write_text(content)
     return str(folder / name)
-
-
-def _python(folder: Path, environment: dict[str, str], *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise Refused(f"tokenmart {' '.join(arguments[2:])} failed: {done.stderr[-800:].strip()}")
-    return done.stdout

@@ -171,7 +171,7 @@ def _medians(
 
 def show(report: Mapping[str, Any], samples: Samples) -> None:
     """Print the table, the ratios, and what each target did for its figures."""
-    console = Console(width=150)
+    console = Console(width=168)
     console.print(_table(report, samples))
     environment = report["environment"]
     console.print(
@@ -179,6 +179,7 @@ def show(report: Mapping[str, Any], samples: Samples) -> None:
         "cpu: processor time of the whole process tree. db: that of PostgreSQL. "
         "Costs: medians of rounds that took turns.\n"
     )
+    console.print(_headroom(report) + "\n")
     for name, found in report["ratios"].items():
         smaller = "  (ours / theirs: smaller is better)" if name.startswith("added_") else ""
         bounds = f"({found['low']:.3g} to {found['high']:.3g}, n={found['n']})"
@@ -195,10 +196,24 @@ def show(report: Mapping[str, Any], samples: Samples) -> None:
         console.print(f"{name:20} left out: {why}", highlight=False)
 
 
+def _headroom(report: Mapping[str, Any]) -> str:
+    """Return whether the load or the upstream were a limit: how busy they were behind metered gateways."""
+    metered = [
+        row for row in report["rows"] if row["target"] not in (DIRECT, "nginx") and "per_s" in row
+    ]
+    if not metered:
+        return ""
+    load, upstream = (max(row[what] for row in metered) for what in ("load_busy", "upstream_busy"))
+    return (
+        f"Behind gateways other than nginx the load generator took at most {load:.0%} of a core "
+        f"and the upstream {upstream:.0%}."
+    )
+
+
 def _table(report: Mapping[str, Any], samples: Samples) -> Table:
     of = {(row["target"], row.get("scenario")): row for row in report["rows"]}
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("target")
+    table.add_column("target", no_wrap=True)
     for name in (
         "cpu us\nrequest",
         "db us\nrequest",
@@ -222,7 +237,7 @@ def _table(report: Mapping[str, Any], samples: Samples) -> Table:
             _shown(main.get("cpu_us")),
             _shown(main.get("database_us") if target.database_pid else None),
             _shown(main.get("per_core_s")),
-            *(_added(of.get((name, scenario.name), {})) for scenario in (ONE, MAIN, MANY)),
+            *(_latency(name, of.get((name, scenario.name), {})) for scenario in (ONE, MAIN, MANY)),
             _shown(streams.get("cpu_us")),
             _shown(streams.get("per_core_s")),
             f"{statistics.median(rate):.3f}" if rate else "",
@@ -233,9 +248,12 @@ def _table(report: Mapping[str, Any], samples: Samples) -> Table:
     return table
 
 
-def _added(row: Mapping[str, Any]) -> str:
-    if "added_p50_ms" not in row:
+def _latency(name: str, row: Mapping[str, Any]) -> str:
+    """Return what the target adds to the upstream's latency; for the upstream, its own in brackets."""
+    if "p50_ms" not in row:
         return ""
+    if name == DIRECT:
+        return f"({_shown(row['p50_ms'])} / {_shown(row['p99_ms'])})"
     return f"{_shown(row['added_p50_ms'])} / {_shown(row['added_p99_ms'])}"
 
 
