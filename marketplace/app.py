@@ -1,9 +1,8 @@
-"""The marketplace as one ASGI application: the hot path in front, FastAPI behind it.
+"""The office as one ASGI application: everything that is not a model call.
 
-    uvicorn marketplace.app:create_app --factory
-
-The hot path answers by itself; everything else (and every error that reaches this far) goes through
-FastAPI, whose two exception handlers are the only ones.
+Model calls are answered by the gateway's workers in front of it (`marketplace.gateway.worker`), which
+hand every other connection over; `marketplace.runtime` puts the two together. Every error goes through
+the exception handlers here, and there are no others.
 """
 
 from __future__ import annotations
@@ -38,9 +37,12 @@ from catalog.releases.endpoints import routes as releases_router
 from marketplace.gateway.directory import Directory
 from marketplace.gateway.endpoints import gateway_router
 from marketplace.gateway.endpoints_account import account_router
-from marketplace.gateway.hot import PATHS, Hot
+from marketplace.gateway.endpoints_calls import calls_router
+from marketplace.gateway.lookup import InThreads, Lookup
+from marketplace.gateway.metrics import metrics_router
 from marketplace.gateway.money import Books
-from marketplace.gateway.request import Receive, Scope, Send
+from marketplace.gateway.office import GatewayOffice
+from marketplace.gateway.options import Options
 from marketplace.gateway.upstream import Upstream
 from marketplace.housekeeping import keep_house
 from marketplace.ledger.accounts import account_id
@@ -55,59 +57,56 @@ from marketplace.prices.service import price_at
 from marketplace.settings import Settings
 from marketplace.vouchers.endpoints import vouchers_router
 
-DRAIN_S = 30.0
-"""How long running calls may take to end after SIGTERM."""
+
+class Desk:
+    """What a quote needs: the same directory and client of engines that a worker has."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.lookup = Lookup(settings.database)
+        self.directory = Directory(InThreads(self.lookup))
+        self.upstream = Upstream(settings.upstream_connect_s, settings.upstream_silence_s)
 
 
 class Marketplace:
-    """The ASGI callable. `hot` is there between startup and shutdown."""
+    """The office. `desk` and `gateway` are there between startup and shutdown."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = settings.database
-        self.hot: Hot | None = None
+        self.desk: Desk | None = None
+        self.gateway: GatewayOffice | None = None
         self.hub = _hub(settings)
         self.web = _web(self)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        hot = self.hot
-        if hot and scope["type"] == "http" and scope["path"] in PATHS and scope["method"] == "POST":
-            await hot(scope, receive, send)
-        else:
-            await self.web(scope, receive, send)
-
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open what a call needs, keep it fresh, and close it after the last call has settled."""
+        """Open what requests need, keep it fresh, and close it after the last of them."""
         await asyncio.to_thread(migrate, self.database)
-        with self.database.session() as session:
-            books = _books(session)
         settings = self.settings
-        writer = LedgerWriter(self.database.raw_connection, new_id("gateway"))
-        upstream = Upstream(settings.upstream_connect_s, settings.upstream_silence_s)
-        directory = Directory(self.database)
-        self.hot = Hot(settings, directory, writer, upstream, books)
-        tasks = [
-            asyncio.ensure_future(work)
-            for work in (
-                directory.watch(),
-                self.hot.renew(),
-                keep_house(self.database, writer, self.hub.store),
-            )
-        ]
+        writer = LedgerWriter(self.database.raw_connection, new_id("office"))
+        self.desk = Desk(settings)
+        chores = asyncio.ensure_future(keep_house(self.database, writer, self.hub.store))
         gc.collect()
         gc.freeze()
         try:
             yield
         finally:
-            await self.hot.drain(DRAIN_S)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await upstream.close()
+            chores.cancel()
+            await asyncio.gather(chores, return_exceptions=True)
+            await self.desk.upstream.close()
             await asyncio.to_thread(writer.close)
             await asyncio.to_thread(self.hub.downloads.flush)
-            self.hot = None
+            self.desk = None
+
+    def options(self) -> Options:
+        """Return what a worker is told."""
+        told = self.settings
+        with self.database.session() as session:
+            books = _books(session)
+        names = Options.__struct_fields__
+        same = {name: getattr(told, name) for name in names if hasattr(told, name)}
+        same["trusted_proxies"] = tuple(a.strip() for a in told.trusted_proxies.split(",") if a)
+        return Options(**{**same, "database_url": self.database.url, "lane": "", "books": books})
 
 
 def _books(session: Session) -> Books:
@@ -166,6 +165,8 @@ def _web(market: Marketplace) -> FastAPI:
     identify = identify_by(database)
     web.include_router(gateway_router(database))
     web.include_router(account_router(market))
+    web.include_router(calls_router())
+    web.include_router(metrics_router(lambda: market.gateway))
     web.include_router(
         listings_router(
             database, identify, _price_of(database), owner_of=_owner, facts=Verified(database)
@@ -188,7 +189,7 @@ def _web(market: Marketplace) -> FastAPI:
     @web.get("/readyz", tags=["operation"])
     def readyz(response: Response) -> dict[str, str]:
         """Say whether calls are welcome: 503 while starting and draining."""
-        if market.hot is None or market.hot.draining:
+        if market.gateway is None or not market.gateway.serves:
             response.status_code = 503
             return {"status": "draining"}
         return {"status": "ready"}
@@ -220,8 +221,3 @@ async def _render_invalid(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return await _render(request, BadRequest(f"{where}: {first['msg']}.", param=where))
-
-
-def create_app() -> Marketplace:
-    """Return the application that the environment describes."""
-    return Marketplace(Settings())

@@ -1,4 +1,7 @@
-"""Everything on one machine: the seed engine as a child process, the gateway in this one."""
+"""Put the processes of one machine together: office, workers, and the seed model's engine.
+
+This process is the office (`marketplace.app`); the workers at the door and the engine are its children.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from catalog.ground.clock import now_us
 from catalog.ground.errors import Conflict
 from catalog.ground.marker import raise_marker
-from marketplace.app import DRAIN_S, Marketplace
+from marketplace.app import Marketplace
 from marketplace.gateway.directory import ENDPOINTS
+from marketplace.gateway.handover import is_call
+from marketplace.gateway.office import GatewayOffice
 from marketplace.gateway.tables import Endpoint
 from marketplace.seeding.catalogue import SEED_SLUG, seed_folder
 from marketplace.settings import Settings
@@ -22,17 +28,97 @@ from serving.local_engine import LocalEngine
 _SEED_ENDPOINT = "ept_seed"
 
 
-class _Server(uvicorn.Server):
-    """uvicorn that tells when it listens."""
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol for a connection that a worker has handed over; it goes back for the next call."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    def __init__(self, server: _Server, read: bytes) -> None:
+        super().__init__(
+            config=server.config,
+            server_state=server.server_state,
+            app_state=server.lifespan.state,
+        )
+        self._read_before = read
+        self._unclear = b""
+        self._complete = True
+        self._gateway = server.gateway
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        read, self._read_before = self._read_before, b""
+        self.data_received(read)
+
+    def data_received(self, data: bytes) -> None:
+        if self._between_requests():
+            data, self._unclear = self._unclear + data, b""
+            call = is_call(data)
+            if call is None:
+                self._unclear = data
+                return
+            if call and self._gateway is not None:
+                self._hand_back(data, self._gateway)
+                return
+        super().data_received(data)
+
+    def _between_requests(self) -> bool:
+        # uvicorn declares a cycle that is not there before the first request.
+        cycle: RequestResponseCycle | None = self.cycle
+        return self._complete and (cycle is None or cycle.response_complete)
+
+    def on_message_begin(self) -> None:
+        self._complete = False
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._complete = True
+
+    def _hand_back(self, data: bytes, gateway: GatewayOffice) -> None:
+        self._unset_keepalive_if_required()
+        self.transport.pause_reading()
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        gateway.hand_back(descriptor, data)
+        self.transport.abort()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without a listener: its connections come from the workers."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        market: Marketplace,
+        listener: socket.socket,
+        listening: Callable[[], None],
+    ) -> None:
         super().__init__(config)
+        self._market = market
+        self._listener = listener
         self._listening = listening
+        self.gateway: GatewayOffice | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._listening()
+        await super().startup(sockets=[])
+        if not self.started or self._market.desk is None:
+            return
+        desk, settings = self._market.desk, self._market.settings
+        options = await asyncio.to_thread(self._market.options)
+        gateway = GatewayOffice(options, settings.workers, self._listener, desk.lookup, self._adopt)
+        gateway.heard = desk.directory.notice
+        self.gateway = self._market.gateway = gateway
+        await gateway.start()
+        self._listening()
+
+    async def _adopt(self, connection: socket.socket, read: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(lambda: _Protocol(self, read), connection)
+        except OSError:
+            connection.close()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.gateway is not None:
+            await self.gateway.stop()
+        await super().shutdown(sockets=[])
 
 
 async def run_gateway(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -40,18 +126,23 @@ async def run_gateway(settings: Settings, ready: Callable[[str], None]) -> None:
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
+    market = Marketplace(settings)
     config = uvicorn.Config(
-        Marketplace(settings),
+        market.web,
         loop="uvloop",
         http="httptools",
         access_log=False,
         log_level="warning",
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=int(DRAIN_S),
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=int(settings.drain_s),
         timeout_keep_alive=75,
     )
-    await _Server(config, lambda: ready(f"http://{shown}:{port}")).serve([listener])
+    try:
+        await _Server(config, market, listener, lambda: ready(f"http://{shown}:{port}")).serve()
+    finally:
+        listener.close()
 
 
 async def run_all(settings: Settings, ready: Callable[[str], None]) -> None:
@@ -92,15 +183,21 @@ def _listen(host: str, port: int) -> socket.socket:
 def _publish_endpoint(settings: Settings, engine: LocalEngine, url: str) -> None:
     """Tell the gateways where the engine is; '' takes it out of routing."""
     with settings.database.session() as session:
-        session.merge(
-            Endpoint(
+        endpoint = session.get(Endpoint, _SEED_ENDPOINT)
+        if endpoint is None:
+            # Our own engine keeps nothing of what it answers. What an operator sets later stays set.
+            endpoint = Endpoint(
                 id=_SEED_ENDPOINT,
                 listing=SEED_SLUG,
-                url=url,
-                model=engine.model,
-                api_key=engine.api_key,
-                state="up" if url else "down",
-                updated_at_us=now_us(),
+                url="",
+                model="",
+                data_collection="deny",
+                zdr=True,
+                updated_at_us=0,
             )
-        )
+        endpoint.url, endpoint.model, endpoint.api_key = url, engine.model, engine.api_key
+        endpoint.state = "up" if url else "down"
+        endpoint.updated_at_us = now_us()
+        session.add(endpoint)
+        session.flush()
         raise_marker(session, ENDPOINTS)

@@ -49,6 +49,24 @@ class Settings(BaseSettings):
     """Requests per minute for a key that has no limit of its own."""
     key_concurrency: int = Field(default=128, ge=1)
     """Calls at once for a key that has no limit of its own."""
+    member_rpm: int = Field(default=0, ge=0)
+    """Requests per minute for all keys of one member together; 0 is no limit."""
+    org_rpm: int = Field(default=6000, ge=0)
+    """Requests per minute for an organisation, however many keys it has; 0 is no limit."""
+    org_tpm: int = Field(default=0, ge=0)
+    """Tokens per minute for an organisation; 0 is no limit."""
+    org_concurrency: int = Field(default=1024, ge=0)
+    """Calls at once for an organisation; 0 is no limit."""
+    listing_concurrency: int = Field(default=0, ge=0)
+    """Calls of one listing at once, by everybody together; 0 is no limit."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Worker processes of the gateway; more than one needs PostgreSQL."""
+    drain_s: float = Field(default=30.0, ge=0)
+    """How long running calls may take to end after SIGTERM."""
+    trusted_proxies: str = "127.0.0.1,::1"
+    """Addresses (with commas) whose `X-Forwarded-For` is believed."""
+    slow_request_s: float = Field(default=30.0, ge=0)
+    """Calls that take longer than this are written to the log; 0 logs none."""
     upstream_connect_s: float = Field(default=5.0, gt=0)
     """How long an engine may take to accept a connection."""
     upstream_silence_s: float = Field(default=60.0, gt=0)
@@ -62,6 +80,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 "TOKENMART_SECRET must be set in production, to 32 random characters or more: "
                 "openssl rand -hex 32"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_writer_on_sqlite(self) -> Self:
+        if self.workers > 1 and not self.database_url.startswith("postgresql"):
+            raise ValueError(
+                f"TOKENMART_WORKERS={self.workers} needs PostgreSQL: SQLite has one writer. Set "
+                "TOKENMART_DATABASE_URL=postgresql://…, or TOKENMART_WORKERS=1."
             )
         return self
 

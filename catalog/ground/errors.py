@@ -107,6 +107,12 @@ class NotFound(TokenMartError):
     default_code = "not_found"
 
 
+class RequestTimeout(TokenMartError):
+    status = 408
+    type = "invalid_request_error"
+    default_code = "request_timeout"
+
+
 class Conflict(TokenMartError):
     status = 409
     type = "conflict_error"

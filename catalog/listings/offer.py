@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from sqlmodel import Session, col, select
 
+from catalog.listings.callable import CallableListing
 from catalog.listings.content import Content, load, working_content
 from catalog.listings.states import KEEPS_LISTED_VERSION, State, Tier
 from catalog.listings.tables import Listing, ListingVersion
-
-
-@dataclass(frozen=True, slots=True)
-class CallableListing:
-    """A listing that somebody may call: everybody (`public`), members (`park`), its owner (`sandbox`).
-
-    `state` may be another than `listed`: a version stays callable while the next one is reviewed,
-    until `until_us` (None: no end is set). Lengths are tokens, None where nobody declared them.
-    """
-
-    id: str
-    slug: str
-    kind: str
-    state: str
-    tier: str
-    owner_org: str
-    version: int
-    release_id: str | None
-    context_length: int | None
-    max_output_tokens: int | None
-    until_us: int | None
-    deprecated_at_us: int | None
 
 
 def is_on_offer(listing: Listing, at_us: int) -> bool:

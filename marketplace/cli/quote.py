@@ -53,11 +53,13 @@ async def _quote(
 ) -> Quote:
     from marketplace.gateway import quote as quotes
     from marketplace.gateway.caps import NO_CAPS
-    from marketplace.gateway.directory import Directory, KeyRecord
+    from marketplace.gateway.directory import Directory
+    from marketplace.gateway.lookup import InThreads, Lookup
+    from marketplace.gateway.records import KeyRecord
     from marketplace.members.organisations import organisation
 
     database = Settings().database
-    directory = Directory(database)
+    directory = Directory(InThreads(Lookup(database)))
     record = await directory.listing(model)
     if key is not None:
         found = await directory.key(key)

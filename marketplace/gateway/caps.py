@@ -7,7 +7,7 @@ back, and no counter can leak. It touches one row more for each window of a key 
 nothing for a key that has none.
 
 What counts is what vouchers and the wallet pay; free quotas do not. A call counts in the window in which
-it began.
+it began. `cap_accounts` opens the accounts.
 """
 
 from __future__ import annotations
@@ -15,18 +15,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlmodel import Session
-
 from catalog.ground.clock import SECOND_US, zone
-from marketplace.ledger.accounts import apply_now, open_account
-from marketplace.ledger.chart import Code, Rule
-from marketplace.ledger.operations import Available, Entry, Post
-from marketplace.vouchers.service import quota_window
-
-UNIT = "CAP"
-"""Micro-yuan that may be spent; not money, so it never meets an account of money."""
-OPENED = "keycaps:opened"
-SPENT = "keycaps:spent"
+from marketplace.ledger.operations import Available
 
 
 class Cap(NamedTuple):
@@ -61,34 +51,6 @@ class KeyCaps(NamedTuple):
 
 
 NO_CAPS = KeyCaps()
-
-
-def account_code(key_id: str, window: str) -> str:
-    """Return the code of a key's account for a window: `2026-11-22` or `2026-11`."""
-    return f"keycap:{key_id}:{window}"
-
-
-def open_caps(
-    session: Session, key_id: str, daily_u: int | None, monthly_u: int | None, at_us: int
-) -> KeyCaps:
-    """Return the windows that the instant lies in, opening their accounts when they are new."""
-    sink = open_account(session, SPENT, Rule.PROJECTION, UNIT)
-    source = open_account(session, OPENED, Rule.PROJECTION, UNIT)
-    caps = []
-    for rule, recurrence, limit_u in (
-        ("key.daily_u", "day", daily_u),
-        ("key.monthly_u", "month", monthly_u),
-    ):
-        if limit_u is None:
-            continue
-        window, end_us = quota_window(recurrence, at_us)
-        code = account_code(key_id, window)
-        account = open_account(session, code, Rule.DEBITS_WITHIN_CREDITS, UNIT)
-        if limit_u:
-            entry = Entry(Code.ISSUE, source, account, limit_u)
-            apply_now(session, Post(code, (entry,), at_us))
-        caps.append(Cap(rule, account, limit_u, end_us))
-    return KeyCaps(tuple(caps), sink, min((cap.ends_at_us for cap in caps), default=2**62))
 
 
 def window_words(cap: Cap) -> str:

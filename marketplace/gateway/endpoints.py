@@ -13,7 +13,7 @@ from catalog.ground.clock import SECOND_US, now_us, to_iso
 from catalog.ground.database import Database
 from catalog.ground.errors import NotFound, Unauthenticated
 from catalog.listings.offer import callable_listings
-from marketplace.gateway.caps import UNIT as CAP_UNIT
+from marketplace.gateway.cap_accounts import UNIT as CAP_UNIT
 from marketplace.ledger.accounts import open_account
 from marketplace.ledger.chart import Rule, wallet
 from marketplace.ledger.tables import Account, UsageEvent

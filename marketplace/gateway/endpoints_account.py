@@ -12,9 +12,10 @@ from catalog.ground.clock import now_us
 from catalog.ground.database import Database
 from catalog.ground.errors import BadRequest, TokenMartError, Unauthenticated, Unavailable
 from catalog.ground.ids import new_id
-from marketplace.gateway.directory import Directory, ListingRecord
+from marketplace.gateway.directory import Directory
 from marketplace.gateway.endpoints import describe
 from marketplace.gateway.quote import Asked, Payer, quote
+from marketplace.gateway.records import ListingRecord
 from marketplace.gateway.request import MAX_CHOICES
 from marketplace.gateway.schemas import KeyInfo, Quota, Quote, QuoteRequest, UsagePage
 from marketplace.gateway.standing import key_info, quotas
@@ -35,7 +36,7 @@ Authorization = Annotated[str | None, Header()]
 
 
 class Running(Protocol):
-    """What a quote needs of the running hot path."""
+    """What a quote needs of the running office."""
 
     @property
     def directory(self) -> Directory: ...
@@ -44,13 +45,13 @@ class Running(Protocol):
 
 
 class Door(Protocol):
-    """What these routes need of the marketplace. `hot` is there between startup and shutdown."""
+    """What these routes need of the marketplace. `desk` is there between startup and shutdown."""
 
     settings: Settings
     database: Database
 
     @property
-    def hot(self) -> Running | None: ...
+    def desk(self) -> Running | None: ...
 
 
 def account_router(door: Door) -> APIRouter:
@@ -108,32 +109,32 @@ def account_router(door: Door) -> APIRouter:
         asked: QuoteRequest, request: Request, authorization: Authorization = None
     ) -> Quote:
         """Return what a call would cost and who would pay, leg by leg; nothing is promised or charged."""
-        hot = door.hot
-        if hot is None:
+        desk = door.desk
+        if desk is None:
             raise Unavailable("This gateway is not running.", retry_after_s=1)
         client = request.client.host if request.client else None
-        return await quote_for(database, hot, asked, _secret(authorization), client)
+        return await quote_for(database, desk, asked, _secret(authorization), client)
 
     return router
 
 
 async def quote_for(
-    database: Database, hot: Running, asked: QuoteRequest, secret: str, client: str | None
+    database: Database, desk: Running, asked: QuoteRequest, secret: str, client: str | None
 ) -> Quote:
     """Return the quote for whoever holds the key."""
     at_us = now_us()
-    key = await hot.directory.key(secret)
+    key = await desk.directory.key(secret)
     key.check(at_us, client)
-    record = await hot.directory.listing(asked.model)
-    bounds = await _bounds(hot, record, asked)
+    record = await desk.directory.listing(asked.model)
+    bounds = await _bounds(desk, record, asked)
     payer = Payer(
-        key, await hot.directory.ladder(key.org_id, asked.model), await hot.directory.caps(key)
+        key, await desk.directory.ladder(key.org_id, asked.model), await desk.directory.caps(key)
     )
     with database.reading() as session:
         return quote(session, record, payer, bounds, asked.model, at_us)
 
 
-async def _bounds(hot: Running, record: ListingRecord, asked: QuoteRequest) -> Asked:
+async def _bounds(desk: Running, record: ListingRecord, asked: QuoteRequest) -> Asked:
     """Return the token bounds: as given, as the engine counts them, or by the body's length."""
     body: dict[str, Any] = asked.model_dump(exclude={"input_tokens", "output_tokens"})
     output = asked.output_tokens or body.get("max_completion_tokens") or body.get("max_tokens")
@@ -153,7 +154,7 @@ async def _bounds(hot: Running, record: ListingRecord, asked: QuoteRequest) -> A
         )
     for endpoint in record.endpoints[:1]:
         try:
-            counted = await hot.upstream.count_tokens(endpoint, body, new_id("quo"))
+            counted = await desk.upstream.count_tokens(endpoint, body, new_id("quo"))
             return Asked(counted, "engine", output, choices)
         except BadRequest:
             raise

@@ -1,243 +1,300 @@
-"""One admitted call: send it to its engine, hand the answer on, settle, and only then the last byte.
+"""One admitted call: send it to an engine, hand the answer on, settle, and only then the last byte.
 
 forward ─┬─ whole answer ─► settle ─► headers with the cost, body
          ├─ stream ─► pieces as they come ─► settle ─► usage chunk, [DONE]
+         ├─ the engine fails before a byte went out ─► the next engine, the same hold
          ├─ the engine fails ─► void ─► an error, nobody pays
          └─ the client leaves ─► the engine is cut off ─► settle what was made
+
+Nothing here is ever cancelled: a client that leaves cuts its flight off, and the call then ends like any
+other, with its money settled.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
 import logging
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from catalog.ground.clock import Clock
-from catalog.ground.errors import Conflict, TokenMartError
-from catalog.ground.rendering import render_openai
+from catalog.ground.errors import (
+    BadRequest,
+    Conflict,
+    RateLimited,
+    TokenMartError,
+    Unavailable,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+from marketplace.gateway.counting import count_answer
+from marketplace.gateway.door import Connection
+from marketplace.gateway.flight import Answer, Flight
+from marketplace.gateway.meter import Meter
 from marketplace.gateway.money import Bill, Call
-from marketplace.gateway.request import ClientGone, Envelope, Receive, Send, rewrite
-from marketplace.gateway.sse import DONE, StreamReader
-from marketplace.gateway.upstream import Answer, Upstream, broken, timed_out
+from marketplace.gateway.records import EndpointRecord
+from marketplace.gateway.request import ClientGone
+from marketplace.gateway.shapes import Streaming, Talk
+from marketplace.gateway.upstream import Upstream, broken
 from marketplace.gateway.usage import usage_of
-from marketplace.gateway.wire import WireError
 from marketplace.ledger.operations import Release
 from marketplace.ledger.writer import LedgerWriter
-from marketplace.prices.usage import Buckets, normalise_usage
+from marketplace.prices.usage import read_usage
+from serving.routing import Choice, Failure, Router
 
 log = logging.getLogger(__name__)
 
-
-class Errands:
-    """Work that is finished whatever happens to the call that ordered it: money is not dropped."""
-
-    def __init__(self) -> None:
-        self._running: set[asyncio.Task[Any]] = set()
-
-    def run(self, work: Any) -> asyncio.Task[Any]:
-        """Start work that outlives its caller."""
-        task: asyncio.Task[Any] = asyncio.ensure_future(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
-
-    async def finish(self, patience_s: float) -> None:
-        """Wait for what is running."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=patience_s)
+MOST_TRIES = 3
+"""Engines that are asked for one call, as long as nothing of an answer has gone out."""
 
 
 @dataclass(slots=True)
-class Exchange:
-    """The way of one held call through its engine and back."""
+class Tools:
+    """What every exchange works with; one set for each process."""
 
-    call: Call
-    envelope: Envelope
-    path: str
-    body: bytes
     upstream: Upstream
     writer: LedgerWriter
-    errands: Errands
+    router: Router
+    meter: Meter
     clock: Clock
     hold_ttl_s: int
 
-    async def run(self, receive: Receive, send: Send) -> None:
-        """Answer the call; returns when its money is settled. Raises what the client should be told."""
-        call, envelope = self.call, self.envelope
-        changes: dict[str, Any] = {"model": call.endpoint.model}
-        if envelope.asked_max_tokens != call.max_tokens:
-            # Both names may be there; the engine must see the bound that the hold covers.
-            changes |= {"max_tokens": call.max_tokens, "max_completion_tokens": call.max_tokens}
-        if call.streamed:
-            changes["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
-        sent = rewrite(self.body, changes)
-        gone = asyncio.ensure_future(_disconnected(receive))
-        work = asyncio.ensure_future(self._answer(sent, send))
-        try:
-            await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-            await work
-        except asyncio.CancelledError:
-            await asyncio.shield(self.errands.run(self._client_left()))
-            raise ClientGone from None
-        finally:
-            gone.cancel()
 
-    async def _answer(self, body: bytes, send: Send) -> None:
-        call = self.call
-        answer: Answer | None = None
+class Exchange:
+    """The way of one held call through its engines and back."""
+
+    __slots__ = (
+        "_began",
+        "_choice",
+        "_connection",
+        "_flight",
+        "_streaming",
+        "_talk",
+        "_tools",
+        "call",
+    )
+
+    def __init__(self, call: Call, talk: Talk, connection: Connection, tools: Tools) -> None:
+        self.call = call
+        self._talk = talk
+        self._connection = connection
+        self._tools = tools
+        self._streaming: Streaming | None = None
+        self._flight: Flight | None = None
+        self._choice: Choice[EndpointRecord] | None = None
+        self._began = False
+
+    async def run(self, choice: Choice[EndpointRecord]) -> None:
+        """Answer the call; returns when its money is settled. Raises what the client should be told.
+
+        Nothing is waited for after the last byte, so that the connection is ready for the next request
+        when the client is.
+        """
+        connection = self._connection
+        connection.on_gone, connection.on_slow = self._client_left, self._client_slow
+        tried: list[Choice[Any]] = []
         try:
-            answer = await self.upstream.post(call.endpoint, self.path, body, call.id)
-            if call.streamed:
-                await self._stream(answer, send)
+            while True:
+                try:
+                    answer = await self._ask(choice)
+                    break
+                except TokenMartError as error:
+                    failure = _failure(error)
+                    if failure is None:
+                        self._tools.router.ended(choice)
+                        raise
+                    wait_s = error.retry_after_s
+                    self._tools.router.failed(choice, failure, wait_s)
+                    tried.append(choice)
+                    choice = self._next(tried, error)
+            if self._streaming is None:
+                await self._whole(answer)
             else:
-                await self._whole(answer, send)
-        except TokenMartError:
+                await self._stream_ended(self._streaming)
+            self._tools.router.ended(choice, self.call.output_tokens)
+        except ClientGone:
+            self._tools.router.abandoned(choice)
+            connection.on_gone = None
+            if self._flight is None:
+                await self._void()  # the engine has never heard of it
+            else:
+                await self._settle_what_was_made()
+            raise
+        except TokenMartError as error:
+            await self._void()
+            if not self._began:
+                raise
+            self._break_off(error)
+        except BaseException:
             await self._void()
             raise
-        except (WireError, aiohttp.ClientError) as error:
-            await self._void()
-            raise broken() from error
-        except TimeoutError as error:
-            await self._void()
-            raise timed_out() from error
         finally:
-            if answer is not None:
-                answer.abort()
+            self._tools.router.abandoned(choice)
 
-    async def _whole(self, answer: Answer, send: Send) -> None:
+    def _next(self, tried: list[Choice[Any]], error: TokenMartError) -> Choice[EndpointRecord]:
+        """Choose another engine, or raise `error` when there is none or something has gone out already."""
+        talk = self._talk
+        if self._began or len(tried) >= MOST_TRIES:
+            raise error
+        try:
+            return self._tools.router.choose(
+                self.call.record.endpoints,
+                wish=talk.wish,
+                affinity=talk.affinity,
+                wanted=talk.wanted,
+                tried=tried,
+            )
+        except (Unavailable, BadRequest):
+            raise error from None
+
+    async def _ask(self, choice: Choice[EndpointRecord]) -> Answer:
+        call, talk = self.call, self._talk
+        self._choice = choice
+        endpoint = choice.candidate
+        call.endpoint, call.why = endpoint, choice.why
+        path, body = talk.request_for(endpoint, call)
+        self._streaming = streaming = talk.streaming(endpoint) if call.streamed else None
+        if streaming is not None:
+            talk.begins(streaming, call)
+        if self._connection.gone:
+            raise ClientGone
+        flight = self._flight = Flight(self._piece if self._streaming is not None else None)
+        return await self._tools.upstream.post(endpoint, path, body, call.id, flight)
+
+    # While the answer comes in.
+
+    def _piece(self, data: bytes) -> None:
+        streaming = self._streaming
+        assert streaming is not None
+        try:
+            forward = streaming.feed(data)
+        except TokenMartError as error:
+            if self._flight is not None:
+                self._flight.cut_off(error)
+            return
+        if forward:
+            self._tools.meter.chunks += 1
+            if self._began:
+                self._connection.emit(forward)
+            else:
+                self._begin(forward)
+        if streaming.failed and self._flight is not None:
+            self._flight.cut_off(broken())
+
+    def _begin(self, first: bytes) -> None:
         call = self.call
-        document = await answer.read()
-        usage = usage_of(document)
+        self._began = True
+        if self._choice is not None:
+            self._tools.router.answered(self._choice)
+        call.first_token_us = self._tools.clock() - call.started_at_us
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+            *call.answer_headers(),
+        ]
+        self._connection.begin(headers, first)
+
+    def _client_left(self) -> None:
+        if self._flight is not None:
+            self._flight.cut_off(ClientGone())
+
+    def _client_slow(self, slow: bool) -> None:
+        if self._flight is not None:
+            if slow:
+                self._flight.pause()
+            else:
+                self._flight.resume()
+
+    # When it has come.
+
+    async def _whole(self, answer: Answer) -> None:
+        call = self.call
+        self._connection.on_gone = None
+        usage, raw = usage_of(answer.body)
+        source = "engine"
         if usage is None:
-            raise broken()
-        bill = await self._settle(usage, "engine", "ok")
+            usage, raw, source = await count_answer(
+                self._tools.upstream, call, self._talk, answer.body
+            )
+        document = self._talk.answer(answer.body, call)
+        bill = await self._settle(usage, raw, source, "ok")
         headers = [
             (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(document)),
-            *_call_headers(call),
+            *call.answer_headers(),
             *bill.headers(call.books),
         ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": document})
+        self._connection.respond(200, headers, document)
 
-    async def _stream(self, answer: Answer, send: Send) -> None:
+    async def _stream_ended(self, streaming: Streaming) -> None:
         call = self.call
-        reader = call.reader = StreamReader()
-        started = False
-        while piece := await answer.piece():
-            forward = reader.feed(piece)
-            if reader.failed is not None:
-                break
-            if forward:
-                if not started:
-                    started = True
-                    call.first_token_us = self.clock() - call.started_at_us
-                    await send(_stream_start(call))
-                await send({"type": "http.response.body", "body": forward, "more_body": True})
-        usage = None
-        if reader.done and reader.failed is None and reader.usage is not None:
-            usage = usage_of(reader.usage)
-        if usage is None:
-            await self._stream_broke(send, started=started)
-            return
-        bill = await self._settle(usage, "engine", "ok")
-        if not started:
-            await send(_stream_start(call))
-        last = b""
-        if self.envelope.wants_usage and reader.usage_chunk is not None:
-            last = reader.usage_chunk + b"\n\n"
-        last += b": cost_u=%d\n\n" % bill.cost_u + DONE + b"\n\n"
-        await send({"type": "http.response.body", "body": last})
-
-    async def _stream_broke(self, send: Send, *, started: bool) -> None:
-        """The engine did not finish: nobody pays, and the client is told instead of `[DONE]`."""
-        await self._void()
-        if not started:
+        self._connection.on_gone = None
+        if not streaming.done:
             raise broken()
-        event = b"data: " + render_openai(broken()).body + b"\n\n"
-        await send({"type": "http.response.body", "body": event})
+        usage, raw = streaming.usage()
+        source = "engine"
+        if usage is None:
+            usage, raw, source = await count_answer(
+                self._tools.upstream, call, self._talk, streaming.produced()
+            )
+        bill = await self._settle(usage, raw, source, "ok")
+        last = streaming.last(bill.cost_u)
+        if not self._began:
+            self._begin(b"")
+        self._connection.finish(last)
 
-    async def _client_left(self) -> None:
+    def _break_off(self, error: TokenMartError) -> None:
+        """The engine did not finish: nobody pays, and the client is told instead of the stream's end."""
+        self._connection.finish(self._talk.stream_error(error))
+
+    async def _settle_what_was_made(self) -> None:
         """Bill the input and what had been produced when the client went away."""
-        call = self.call
+        call, streaming = self.call, self._streaming
         if call.ended:
             return
-        usage, source = None, "engine"
-        if call.reader is not None and call.reader.usage is not None:
-            usage = usage_of(call.reader.usage)
+        usage, raw, source = None, "", "engine"
+        if streaming is not None:
+            usage, raw = streaming.usage()
         if usage is None:
-            request = json.loads(self.body)
-            with contextlib.suppress(TokenMartError):
-                prompt = await self.upstream.count_tokens(call.endpoint, request, call.id)
-                usage, source = {"prompt_tokens": prompt, "completion_tokens": 0}, "counted"
-        if usage is None:
-            await self._void()
-        else:
-            await self._settle(usage, source, "cancelled")
+            made = b"" if streaming is None else streaming.produced()
+            usage, raw, source = await count_answer(self._tools.upstream, call, self._talk, made)
+        await self._settle(usage, raw, source, "cancelled")
 
-    async def _settle(self, usage: dict[str, Any], source: str, outcome: str) -> Bill:
-        call = self.call
-        used: Buckets = normalise_usage(usage)
-        raw = json.dumps(usage, separators=(",", ":"))
+    # Money.
+
+    async def _settle(self, usage: dict[str, Any], raw: str, source: str, outcome: str) -> Bill:
+        call, tools = self.call, self._tools
+        read = read_usage(usage)
         call.ended = True
-        bill = call.settle(used, raw, source, outcome, self.clock())
-        waiting = self.errands.run(self._settle_durably(bill))
-        await asyncio.shield(waiting)
-        return bill
-
-    async def _settle_durably(self, bill: Bill) -> None:
-        call = self.call
+        call.marks = read.marks
+        bill = call.settle(read.buckets, raw, source, outcome, tools.clock())
         try:
-            await self.writer.apply(bill.operation(call, call.id, bill.at_us))
+            await tools.writer.apply(bill.operation(call, call.id, bill.at_us))
         except Conflict:
             # The hold had expired (this process stood still for longer than its holds live). What was
             # served is charged anew if the money is still there, and is the platform's loss if not.
             log.warning("hold %s had expired before it was settled", call.id)
-            await self._charge_late(bill)
-
-    async def _charge_late(self, bill: Bill) -> None:
-        call = self.call
-        await self.writer.apply(call.late_hold(bill, self.clock(), self.hold_ttl_s))
-        await self.writer.apply(bill.operation(call, f"{call.id}~late", self.clock()))
+            await tools.writer.apply(call.late_hold(bill, tools.clock(), tools.hold_ttl_s))
+            await tools.writer.apply(bill.operation(call, f"{call.id}~late", tools.clock()))
+        tools.meter.billed(call, bill)
+        return bill
 
     async def _void(self) -> None:
         """End the hold without a charge, unless it has been ended already."""
         if self.call.ended:
             return
         self.call.ended = True
-        await asyncio.shield(
-            self.errands.run(self.writer.apply(Release(self.call.id, self.clock())))
-        )
+        self._tools.meter.voided += 1
+        await self._tools.writer.apply(Release(self.call.id, self._tools.clock()))
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _call_headers(call: Call) -> list[tuple[bytes, bytes]]:
-    headers = [
-        (b"x-tm-generation", call.id.encode()),
-        (b"x-tm-price-version", call.record.price_version_id.encode()),
-        *call.headers,
-    ]
-    if call.clamped:
-        headers.append((b"x-tm-max-tokens", b"%d" % call.max_tokens))
-    return headers
-
-
-def _stream_start(call: Call) -> dict[str, Any]:
-    headers = [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),
-        *_call_headers(call),
-    ]
-    return {"type": "http.response.start", "status": 200, "headers": headers}
+def _failure(error: TokenMartError) -> Failure | None:
+    """Return what the router should know of an engine's failure; None when the request was at fault."""
+    if isinstance(error, UpstreamTimeout):
+        return "timeout"
+    if isinstance(error, RateLimited):
+        return "busy"
+    if isinstance(error, Unavailable):
+        return "busy" if error.code == "engine_overloaded" else "connect"
+    if isinstance(error, UpstreamFailed):
+        return "status" if "status" in error.details else "broken"
+    return None

@@ -5,22 +5,23 @@ Nothing here talks to a network; the ledger's writer is the only thing that is w
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from catalog.ground.clock import SECOND_US, to_iso
 from catalog.ground.errors import PaymentRequired
 from catalog.ground.units import format_yuan, share_u
 from marketplace.gateway.caps import NO_CAPS, Cap, KeyCaps, window_words
-from marketplace.gateway.directory import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
-from marketplace.gateway.sse import StreamReader
+from marketplace.gateway.records import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
 from marketplace.ledger.chart import Code
 from marketplace.ledger.operations import Available, Entry, Hold, Leg, Settle
 from marketplace.prices.components import Buckets, cost_u, estimate_u
 from marketplace.vouchers.ladder import largest
 from marketplace.vouchers.plan import CNY, FREE, Plan, replay
 
+_json = msgspec.json.Encoder().encode
 FEWEST_OUTPUT_TOKENS = 16
 """An answer is not cut below this to make it affordable (or below what was asked, when that is less)."""
 
@@ -58,7 +59,15 @@ class Call:
     ended: bool = False
     """Whether the hold has been settled or voided, or is about to be."""
     plan: Plan | None = None
-    reader: StreamReader | None = None
+    why: str = "only"
+    """Why this endpoint: the router's word, kept on the usage event."""
+    marks: tuple[str, ...] = ()
+    """What was odd about the engine's usage report (see `marketplace.prices.usage`)."""
+    output_tokens: int = 0
+    """What came out, once it is settled; and what went in."""
+    input_tokens_used: int = 0
+    fallback_of: str = ""
+    """The listing that was asked for first, when this is another."""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     def hold(self, ttl_s: int) -> Hold:
@@ -80,7 +89,7 @@ class Call:
                 lambda tokens: self.affords(self.draw(tokens, available), available),
                 self.max_tokens,
             )
-            if affordable < min(FEWEST_OUTPUT_TOKENS, self.max_tokens):
+            if not self.max_tokens or affordable < min(FEWEST_OUTPUT_TOKENS, self.max_tokens):
                 raise self._refusal(plan, affordable, available)
             self.max_tokens, self.clamped = affordable, True
             plan = self.draw(affordable, available)
@@ -139,6 +148,8 @@ class Call:
     def settle(self, used: Buckets, raw_usage: str, source: str, outcome: str, at_us: int) -> Bill:
         """Return the bill for what was really used, as the plan of the hold divides it."""
         assert self.plan is not None
+        self.output_tokens = used.output + used.reasoning
+        self.input_tokens_used = used.input_tokens
         price_u = cost_u(used, self.record.components, at_us=self.started_at_us)
         end = replay(self.plan, price_u, used.total)
         parts = [
@@ -173,6 +184,17 @@ class Call:
             outcome=outcome,
             at_us=at_us,
         )
+
+    def answer_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that tell of this call whatever its answer."""
+        headers = [
+            (b"x-tm-generation", self.id.encode()),
+            (b"x-tm-price-version", self.record.price_version_id.encode()),
+            *self.headers,
+        ]
+        if self.clamped:
+            headers.append((b"x-tm-max-tokens", b"%d" % self.max_tokens))
+        return headers
 
     def late_hold(self, bill: Bill, at_us: int, ttl_s: int) -> Hold:
         """Return a new hold for a bill whose own hold has expired: whatever is still there of it.
@@ -310,6 +332,16 @@ class Bill:
             self.paid_u(FREE_PART, clearing),
             self.rounding_u + self.overrun_u,
             self.raw_usage,
-            json.dumps({"endpoint": call.endpoint.id, "why": "first healthy"}),
+            _route(call),
             call.request_sha256,
         )
+
+
+def _route(call: Call) -> str:
+    """Return where the call went and why, as JSON; what was odd goes with it."""
+    told: dict[str, object] = {"endpoint": call.endpoint.id, "why": call.why}
+    if call.fallback_of:
+        told["instead_of"] = call.fallback_of
+    if call.marks:
+        told["marks"] = call.marks
+    return _json(told).decode()

@@ -12,8 +12,8 @@ from sqlmodel import Session, col, select
 from catalog.ground.errors import PaymentRequired
 from catalog.ground.rendering import openai_object
 from marketplace.gateway.caps import KeyCaps
-from marketplace.gateway.directory import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
 from marketplace.gateway.money import Books, Call
+from marketplace.gateway.records import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
 from marketplace.gateway.schemas import FunderShare, Quote, QuoteLeg, QuoteTokens, Refused
 from marketplace.ledger.chart import CNY as YUAN
 from marketplace.ledger.tables import Account

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import msgspec
 
-from catalog.ground.errors import BadRequest, PayloadTooLarge
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from catalog.ground.errors import BadRequest
 
 MAX_CHOICES = 128
+MOST_OUTPUT_TOKENS = 10_000_000
 
 
 class ClientGone(Exception):
@@ -26,21 +21,29 @@ class StreamOptions(msgspec.Struct):
 
 
 class Envelope(msgspec.Struct):
-    """The fields that decide routing and price. `max_completion_tokens` is the newer name."""
+    """The fields that decide routing and price. `max_completion_tokens` is the newer name.
 
-    model: str
+    `models`, `route` and `provider` are the gateway's own (OpenRouter's shape) and go no further.
+    """
+
+    model: str | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
     n: int | None = 1
+    models: list[str] | None = None
+    route: str | None = None
+    provider: msgspec.Raw | None = None
+    prompt_cache_key: str | None = None
 
     @property
     def asked_max_tokens(self) -> int | None:
         """The caller's own bound on output tokens per choice, None when there is none."""
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens
-        return self.max_tokens
+        return self.max_tokens if self.max_tokens is not None else self.max_output_tokens
 
     @property
     def wants_usage(self) -> bool:
@@ -48,13 +51,23 @@ class Envelope(msgspec.Struct):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-_decoder = msgspec.json.Decoder(Envelope)
+Fields = dict[str, msgspec.Raw]
+_KNOWN = Envelope.__struct_fields__
+_OURS = ("models", "route", "provider")
+_fields = msgspec.json.Decoder(Fields)
+_envelope = msgspec.json.Decoder(Envelope)
+_encode = msgspec.json.Encoder().encode
 
 
-def parse(body: bytes) -> Envelope:
-    """Return the envelope of a request body; `BadRequest` names the field that is wrong."""
+def parse(body: bytes) -> tuple[Envelope, Fields]:
+    """Return the envelope of a request body and all its top-level fields, undecoded.
+
+    The body is read once, whatever its length. `BadRequest` names the field that is wrong.
+    """
     try:
-        envelope = _decoder.decode(body)
+        fields = _fields.decode(body)
+        known = [b'"%b":%b' % (name.encode(), fields[name]) for name in _KNOWN if name in fields]
+        envelope = _envelope.decode(b"{%b}" % b",".join(known))
     except msgspec.ValidationError as error:
         words, _, path = str(error).partition(" - at `$.")
         raise BadRequest(
@@ -63,59 +76,38 @@ def parse(body: bytes) -> Envelope:
             param=path.rstrip("`") or None,
             remedy="See the OpenAI API reference for this field.",
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(
             f"The body is not JSON: {error}.", code="invalid_json", remedy="Send a JSON object."
         ) from None
-    for name, value, most in (
-        ("max_tokens", envelope.max_tokens, 10_000_000),
-        ("max_completion_tokens", envelope.max_completion_tokens, 10_000_000),
-        ("n", envelope.n, MAX_CHOICES),
-    ):
-        if value is not None and not 1 <= value <= most:
-            raise BadRequest(
-                f"{name} must be a whole number from 1 to {most}.", code="invalid_value", param=name
-            )
-    return envelope
+    asked = envelope.asked_max_tokens
+    if asked is not None:
+        names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+        for name in names:
+            _within(name, getattr(envelope, name), MOST_OUTPUT_TOKENS)
+    if envelope.n != 1:
+        _within("n", envelope.n, MAX_CHOICES)
+    return envelope, fields
 
 
-def rewrite(body: bytes, changes: dict[str, Any]) -> bytes:
-    """Return the body with some top-level fields set; the rest is as the caller wrote it.
+def _within(name: str, value: int | None, most: int) -> None:
+    if value is not None and not 1 <= value <= most:
+        raise BadRequest(
+            f"{name} must be a whole number from 1 to {most}.", code="invalid_value", param=name
+        )
 
-    The fields go in front, and a field that is already there is removed by decoding: only then.
-    """
-    document = json.loads(body)
+
+def rewrite(fields: Fields, changes: dict[str, Any]) -> bytes:
+    """Return the body with some top-level fields set; every other one is as the caller wrote it."""
+    document: dict[str, Any] = {k: v for k, v in fields.items() if k not in _OURS}
     document.update(changes)
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return _encode(document)
 
 
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """Return the whole body; `PayloadTooLarge` over `limit` bytes, `ClientGone` when it broke off."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise PayloadTooLarge(
-                f"The body is larger than {limit:,} bytes.",
-                rule="limits.body",
-                remedy="Shorten the prompt, or send files as links.",
-            )
-        parts.append(part)
-        if not message.get("more_body"):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def bearer(scope: Scope) -> str | None:
+def bearer(headers: dict[bytes, bytes]) -> str | None:
     """Return the key of `Authorization: Bearer …` (or of `x-api-key`), None when there is none."""
-    found = None
-    for name, value in scope["headers"]:
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            return str(value[7:].decode("latin-1").strip())
-        if name == b"x-api-key":
-            found = value.decode("latin-1").strip()
-    return found
+    value = headers.get(b"authorization", b"")
+    if value[:7].lower() == b"bearer ":
+        return value[7:].decode("latin-1").strip() or None
+    value = headers.get(b"x-api-key", b"")
+    return value.decode("latin-1").strip() or None

@@ -1,50 +1,77 @@
 """Server-sent events as bytes: cut whole events out of what arrives, look for usage, forward the rest.
 
-The only things that the gateway reads in a stream are the `usage` object, an `error` event and the
-closing `[DONE]`; the text of the model passes through as it came.
+The only things that the gateway reads in a stream of chat or completion chunks are the `usage` object, an
+`error` event and the closing `[DONE]`; the text of the model passes through as it came.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+
+from catalog.ground.errors import UpstreamFailed
 
 DONE = b"data: [DONE]"
 _USAGE = b'"usage":{'
 _SPACED_USAGE = b'"usage": {'
 _FLAT = re.compile(rb"(?:[^{}]|\{[^{}]*\})*")
 _NO_CHOICES = (b'"choices":[]', b'"choices": []')
+_LARGEST_EVENT = 16 * 1024 * 1024
 
 
-@dataclass(slots=True)
-class StreamReader:
-    """Feed it pieces; it hands back what may be forwarded at once.
+class Events:
+    """Cuts whole events out of pieces."""
 
-    `usage` is the newest event that carries usage, unparsed: usage counts up, so only the last one
-    matters. The usage chunk (no choices) and `[DONE]` are kept back, because they may only leave when
-    the settlement is durable. `keep_usage` leaves usage inside ordinary chunks.
-    """
+    __slots__ = ("_rest",)
 
-    keep_usage: bool = False
-    usage: bytes | None = None
-    usage_chunk: bytes | None = None
-    failed: bytes | None = None
-    done: bool = False
-    events: int = 0
-    _rest: bytes = field(default=b"")
+    def __init__(self) -> None:
+        self._rest = b""
 
-    def feed(self, piece: bytes) -> bytes:
-        """Return the complete events in what has arrived that the client may see now."""
+    def cut(self, piece: bytes) -> list[bytes]:
+        """Return the events that are complete now, without the empty line that ends each.
+
+        Raises `UpstreamFailed` for an event that does not end.
+        """
         data = self._rest + piece if self._rest else piece
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
         end = data.rfind(b"\n\n")
         if end < 0:
+            if len(data) > _LARGEST_EVENT:
+                raise UpstreamFailed(
+                    "The engine sent an event without an end; nothing was charged."
+                )
             self._rest = data
-            return b""
+            return []
         self._rest = data[end + 2 :]
-        forward = [self._event(event) for event in data[:end].split(b"\n\n")]
-        return b"".join([event for event in forward if event])
+        return data[:end].split(b"\n\n")
+
+
+class StreamReader:
+    """Feed it pieces; it hands back what may be forwarded at once.
+
+    `usage` is the newest event that carries usage, unparsed: usage counts up, so only the last one
+    matters. The usage chunk (no choices) and `[DONE]` are kept back, because they may only leave when
+    the settlement is durable. While no usage has been seen, `made` keeps the events, so that they can be
+    counted.
+    """
+
+    __slots__ = ("_events", "done", "events", "failed", "made", "usage", "usage_chunk")
+
+    def __init__(self) -> None:
+        self._events = Events()
+        self.usage: bytes | None = None
+        self.usage_chunk: bytes | None = None
+        self.failed: bytes | None = None
+        self.made: list[bytes] = []
+        self.done = False
+        self.events = 0
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return the complete events in what has arrived that the client may see now."""
+        events = self._events.cut(piece)
+        if len(events) == 1:
+            return self._event(events[0])
+        return b"".join([self._event(event) for event in events])
 
     def _event(self, event: bytes) -> bytes:
         if not event.startswith(b"data:"):
@@ -57,12 +84,16 @@ class StreamReader:
             return b""
         self.events += 1
         if _USAGE not in event and _SPACED_USAGE not in event:
+            if self.usage is None:
+                self.made.append(event)
             return event + b"\n\n"
+        if self.usage is None:
+            self.made.clear()
         self.usage = event
         if _NO_CHOICES[0] in event or _NO_CHOICES[1] in event:
             self.usage_chunk = event
             return b""
-        return (event if self.keep_usage else without_usage(event)) + b"\n\n"
+        return without_usage(event) + b"\n\n"
 
 
 def without_usage(event: bytes) -> bytes:

@@ -7,7 +7,7 @@ import json
 from sqlmodel import Session, select
 
 from catalog.ground.clock import to_iso
-from marketplace.gateway.caps import account_code
+from marketplace.gateway.cap_accounts import account_code
 from marketplace.gateway.schemas import KeyInfo, Quota, Window
 from marketplace.ledger.tables import Account
 from marketplace.members.identify import caller_of

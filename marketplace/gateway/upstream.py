@@ -5,11 +5,10 @@ Engines on plain connections are asked by `wire`, everything else (TLS) by aioht
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import aiohttp
 
 from catalog.ground.errors import (
     BadRequest,
@@ -20,26 +19,14 @@ from catalog.ground.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
-from marketplace.gateway.directory import EndpointRecord
+from marketplace.gateway.flight import LARGEST_BODY, Answer, Flight
+from marketplace.gateway.records import EndpointRecord
 from marketplace.gateway.wire import Pool, WireError
 
+if TYPE_CHECKING:
+    pass
+
 _LARGEST_ERROR = 64 * 1024
-
-
-class Answer(Protocol):
-    """What an engine answers, once its headers are there."""
-
-    status: int
-    headers: dict[bytes, bytes]
-
-    async def piece(self) -> bytes:
-        """Return the next part of the body, b"" at its end."""
-
-    async def read(self, limit: int | None = None) -> bytes:
-        """Return the whole body, or at least its first `limit` bytes."""
-
-    def abort(self) -> None:
-        """Close the connection unless the answer is complete."""
 
 
 class Upstream:
@@ -60,37 +47,42 @@ class Upstream:
             await self._general.close()
 
     async def post(
-        self, endpoint: EndpointRecord, path: str, body: bytes, generation_id: str
+        self,
+        endpoint: EndpointRecord,
+        path: str,
+        body: bytes,
+        generation_id: str,
+        flight: Flight | None = None,
     ) -> Answer:
-        """Send `body` and return the answer once its headers are there and say 200.
+        """Send `body` and return the answer when it is complete; it is a 200.
 
-        The caller reads it to its end or aborts it. Raises `Unavailable`, `UpstreamTimeout`,
-        `UpstreamFailed`, or the engine's own refusal of the request.
+        With a `flight` that pushes, the body goes there. Raises `Unavailable` when the engine cannot be
+        reached, `UpstreamTimeout`, `UpstreamFailed`, the engine's own refusal of the request, or what the
+        flight was cut off with.
         """
+        flight = flight or Flight()
         try:
             if endpoint.url.startswith("http://"):
-                answer: Answer = await self._plain(endpoint, path, body, generation_id)
+                answer = await self._plain(endpoint, path, body, generation_id, flight)
             else:
-                answer = await self._tls(endpoint, path, body, generation_id)
-        except (TimeoutError, aiohttp.ServerTimeoutError) as error:
+                answer = await self._tls(endpoint, path, body, generation_id, flight)
+        except TimeoutError as error:
             raise timed_out() from error
-        except (WireError, aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError) as error:
+        except WireError as error:
             raise broken() from error
-        except (OSError, aiohttp.ClientError) as error:
-            raise Unavailable(
-                "No engine answers for this model right now; nothing was charged.",
-                code="no_healthy_endpoint",
-                retry_after_s=2,
-            ) from error
+        except OSError as error:
+            raise unreachable() from error
         if answer.status != 200:
-            try:
-                raise await refusal(answer)
-            finally:
-                answer.abort()
+            raise refusal(answer)
         return answer
 
     async def _plain(
-        self, endpoint: EndpointRecord, path: str, body: bytes, generation_id: str
+        self,
+        endpoint: EndpointRecord,
+        path: str,
+        body: bytes,
+        generation_id: str,
+        flight: Flight,
     ) -> Answer:
         head = self._heads.get((endpoint, path))
         if head is None:
@@ -105,17 +97,22 @@ class Upstream:
             generation_id.encode(),
             len(body),
         )
-        return await pool.request(head + framing + body)
+        return await pool.request(head + framing + body, flight)
 
     async def _tls(
-        self, endpoint: EndpointRecord, path: str, body: bytes, generation_id: str
+        self,
+        endpoint: EndpointRecord,
+        path: str,
+        body: bytes,
+        generation_id: str,
+        flight: Flight,
     ) -> Answer:
         if self._general is None:
             self._general = _General(self._connect_s, self._silence_s)
         headers = {"content-type": "application/json", "x-request-id": generation_id}
         if endpoint.api_key:
             headers["authorization"] = f"Bearer {endpoint.api_key}"
-        return await self._general.post(endpoint.url + path, body, headers)
+        return await self._general.post(endpoint.url + path, body, headers, flight)
 
     async def count_tokens(
         self, endpoint: EndpointRecord, request: dict[str, Any], generation_id: str
@@ -127,11 +124,9 @@ class Upstream:
         body = json.dumps(asked, ensure_ascii=False).encode()
         answer = await self.post(endpoint, "/tokenize", body, generation_id)
         try:
-            return int(json.loads(await answer.read())["count"])
-        except (WireError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            return int(json.loads(answer.body)["count"])
+        except (ValueError, KeyError, TypeError) as error:
             raise broken() from error
-        finally:
-            answer.abort()
 
 
 def _head(endpoint: EndpointRecord, path: str) -> bytes:
@@ -148,9 +143,12 @@ def _head(endpoint: EndpointRecord, path: str) -> bytes:
 
 
 class _General:
-    """aiohttp, for engines behind TLS."""
+    """aiohttp, for engines behind TLS. It is imported when the first of them is asked."""
 
     def __init__(self, connect_s: float, silence_s: float) -> None:
+        import aiohttp
+
+        self._aiohttp = aiohttp
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=silence_s)
         self._session = aiohttp.ClientSession(
             timeout=timeout,
@@ -161,25 +159,61 @@ class _General:
     async def close(self) -> None:
         await self._session.close()
 
-    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
-        response = await self._session.post(url, data=body, headers=headers, allow_redirects=False)
-        return _GeneralAnswer(response)
+    async def post(self, url: str, body: bytes, headers: dict[str, str], flight: Flight) -> Answer:
+        work = asyncio.ensure_future(self._post(url, body, headers, flight))
+        flight.carried_by(_Carrying(work))
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if flight.error is not None:
+                raise flight.error from None
+            work.cancel()
+            raise
+        except (
+            self._aiohttp.ClientPayloadError,
+            self._aiohttp.ServerDisconnectedError,
+            self._aiohttp.ClientResponseError,
+        ) as error:
+            raise WireError(str(error), reached=True) from error
+        except self._aiohttp.ClientError as error:
+            if isinstance(error, OSError | TimeoutError):
+                raise
+            raise OSError(str(error)) from error
+        finally:
+            flight.landed()
+
+    async def _post(self, url: str, body: bytes, headers: dict[str, str], flight: Flight) -> Answer:
+        asking = self._session.post(url, data=body, headers=headers, allow_redirects=False)
+        async with asking as response:
+            told = {k.lower().encode(): v.encode() for k, v in response.headers.items()}
+            parts: list[bytes] = []
+            size = 0
+            while part := await response.content.readany():
+                if flight.push is not None and response.status == 200:
+                    await flight.wait()
+                    flight.push(part)
+                    continue
+                size += len(part)
+                if size > LARGEST_BODY:
+                    raise WireError("the answer is larger than any answer", reached=True)
+                parts.append(part)
+            return Answer(response.status, told, b"".join(parts))
 
 
-class _GeneralAnswer:
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers = {k.lower().encode(): v.encode() for k, v in response.headers.items()}
+class _Carrying:
+    """Stops a request of the general client."""
 
-    async def piece(self) -> bytes:
-        return await self._response.content.readany()
+    def __init__(self, work: asyncio.Future[Answer]) -> None:
+        self._work = work
 
-    async def read(self, limit: int | None = None) -> bytes:
-        return await self._response.content.read(-1 if limit is None else limit)
+    def cut_off(self, error: Exception) -> None:
+        self._work.cancel()
 
-    def abort(self) -> None:
-        self._response.close()
+    def pause(self) -> None:
+        """Wait in `Flight.wait`."""
+
+    def resume(self) -> None:
+        """Go on in `Flight.wait`."""
 
 
 def broken() -> UpstreamFailed:
@@ -197,17 +231,23 @@ def timed_out() -> UpstreamTimeout:
     )
 
 
-async def refusal(answer: Answer) -> TokenMartError:
+def unreachable() -> Unavailable:
+    """The error for an engine that does not answer at all."""
+    return Unavailable(
+        "No engine answers for this model right now; nothing was charged.",
+        code="no_healthy_endpoint",
+        retry_after_s=2,
+    )
+
+
+def refusal(answer: Answer) -> TokenMartError:
     """Return our error for an engine's answer that is not 200.
 
     A refusal of the request itself keeps the engine's words, because they tell the caller what to
     change; everything else is between the engine and us.
     """
     status = answer.status
-    try:
-        told = _told(await answer.read(_LARGEST_ERROR))
-    except (WireError, aiohttp.ClientError, TimeoutError):
-        return broken()
+    told = _told(answer.body[:_LARGEST_ERROR])
     if status in (400, 404, 413, 422):
         kind = NotFound if status == 404 else BadRequest
         return kind(

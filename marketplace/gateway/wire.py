@@ -2,7 +2,7 @@
 
 General clients cost several times what the rest of a call costs (measured: `make bench-gateway`), because
 they serve every use. This one sends prepared bytes on a kept-alive connection, parses with httptools
-(llhttp, the parser of Node.js), hands the body over in the pieces in which it arrived, and closes the
+(llhttp, the parser of Node.js), pushes the body on in the pieces in which it arrives, and closes the
 connection at once when nobody wants the rest: that is how an engine learns that its client has gone.
 
 Not here, on purpose: TLS, redirects, cookies, proxies, compression. `upstream` uses a general client for
@@ -12,13 +12,13 @@ engines that need them.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 import httptools
 
-_HIGH_WATER = 256 * 1024
-"""Bytes of a body that may wait for a slow reader before the engine is told to wait as well."""
+from marketplace.gateway.flight import LARGEST_BODY, Answer, Flight
+
 _IDLE_KEPT = 64
 """Connections kept open for each engine."""
 
@@ -31,89 +31,6 @@ class WireError(Exception):
         self.reached = reached
 
 
-class Response:
-    """One answer. Read it to its end, or `abort` it; either way the connection takes care of itself."""
-
-    __slots__ = (
-        "_connection",
-        "_error",
-        "_pieces",
-        "_size",
-        "_waiter",
-        "complete",
-        "headers",
-        "status",
-    )
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._error: Exception | None = None
-        self.status = 0
-        self.headers: dict[bytes, bytes] = {}
-        self.complete = False
-
-    async def piece(self) -> bytes:
-        """Return what has arrived of the body since the last time, b"" at its end.
-
-        Raises `WireError` when the engine broke off, `TimeoutError` when it was silent for too long.
-        """
-        while not self._pieces:
-            if self.complete:
-                return b""
-            if self._error is not None:
-                raise self._error
-            self._waiter = self._connection.loop.create_future()
-            await self._waiter
-        if len(self._pieces) == 1:
-            data = self._pieces.popleft()
-        else:
-            data = b"".join(self._pieces)
-            self._pieces.clear()
-        self._size = 0
-        self._connection.resume()
-        return data
-
-    async def read(self, limit: int | None = None) -> bytes:
-        """Return the whole body, or at least its first `limit` bytes."""
-        parts: list[bytes] = []
-        size = 0
-        while part := await self.piece():
-            parts.append(part)
-            size += len(part)
-            if limit is not None and size >= limit:
-                break
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def abort(self) -> None:
-        """Close the connection unless the answer is complete: nobody wants the rest."""
-        if not self.complete:
-            self._connection.abort()
-
-    def fed(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size > _HIGH_WATER:
-            self._connection.pause()
-        self._wake()
-
-    def end(self, error: Exception | None = None) -> None:
-        if error is None:
-            self.complete = True
-        else:
-            self._error = error
-        self._wake()
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
-
-
 class Connection(asyncio.Protocol):
     """One connection; one request at a time."""
 
@@ -122,34 +39,41 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        self._response: Response | None = None
-        self._started: asyncio.Future[Response] | None = None
+        self._done: asyncio.Future[Answer] | None = None
+        self._flight: Flight | None = None
+        self._push: Callable[[bytes], None] | None = None
+        self._status = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._parts: list[bytes] = []
+        self._size = 0
         self._paused = False
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
 
-    def send(self, request: bytes) -> asyncio.Future[Response]:
-        """Send a request; the future has its answer once the headers are there."""
+    def send(self, request: bytes, flight: Flight) -> asyncio.Future[Answer]:
+        """Send a request; the future has its answer once it is complete."""
         assert self._transport is not None
         self._parser = httptools.HttpResponseParser(self)
-        self._response = Response(self)
-        self._started = self.loop.create_future()
+        self._status, self._headers = 0, {}
+        self._parts, self._size, self._push = [], 0, None
+        self._flight = flight
+        self._done = self.loop.create_future()
         self._heard_at = self.loop.time()
         if self._timer is None:
             self._timer = self.loop.call_later(self._pool.silence_s, self._check_silence)
         self._transport.write(request)
-        return self._started
+        flight.carried_by(self)
+        return self._done
 
     def _check_silence(self) -> None:
         # One timer for the connection's life, set again lazily: cheaper than one for each request.
         self._timer = None
-        if self._response is None or self.closed:
+        if self._done is None or self.closed:
             return
         quiet_s = self.loop.time() - self._heard_at
         if quiet_s >= self._pool.silence_s and not self._paused:
-            self._fail(TimeoutError("the engine was silent for too long"))
-            self.abort()
+            self.cut_off(TimeoutError("the engine was silent for too long"))
             return
         wait_s = max(0.01, self._pool.silence_s - quiet_s)
         self._timer = self.loop.call_later(wait_s, self._check_silence)
@@ -159,48 +83,62 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self.loop.time()
-        if self._response is None or self._parser is None:
-            self.abort()  # an answer that nobody asked for
+        if self._done is None or self._parser is None:
+            self._close()  # an answer that nobody asked for
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(WireError(f"not HTTP: {error}", reached=True))
-            self.abort()
+            self.cut_off(WireError(f"not HTTP: {error}", reached=True))
+            return
+        if self._push is not None and self._parts:
+            # What one packet brought goes on in one piece, however the engine has framed it.
+            parts, self._parts = self._parts, []
+            self._push(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._response is not None:
-            self._response.headers[name.lower()] = value
+        self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         status = self._parser.get_status_code()
-        if self._response is None or self._started is None:
-            return
         if 100 <= status < 200:
-            self._response.headers.clear()
+            self._headers = {}
             return
-        self._response.status = status
-        if not self._started.done():
-            self._started.set_result(self._response)
+        self._status = status
+        if self._flight is not None and status == 200:
+            self._push = self._flight.push
 
     def on_body(self, body: bytes) -> None:
-        if self._response is not None:
-            self._response.fed(body)
+        self._parts.append(body)
+        if self._push is None:
+            self._size += len(body)
+            if self._size > LARGEST_BODY:
+                self.cut_off(WireError("the answer is larger than any answer", reached=True))
 
     def on_message_complete(self) -> None:
         assert self._parser is not None
-        response = self._response
-        if response is None or response.status == 0:
+        if self._done is None or self._status == 0:
             return  # an interim answer (1xx) is over; the real one follows
         reusable = self._parser.should_keep_alive() and not self.closed
-        self._response = self._started = None
-        self.resume()
-        response.end()
+        self._finish()
         if reusable:
             self._pool.release(self)
         else:
-            self.abort()
+            self._close()
+
+    def _finish(self) -> None:
+        done, parts, push = self._done, self._parts, self._push
+        self._land()
+        self._parts = []
+        self.resume()
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        if push is not None:
+            if body:
+                push(body)
+            body = b""
+        if done is not None and not done.done():
+            done.set_result(Answer(self._status, self._headers, body))
 
     def eof_received(self) -> None:
         self._fail_or_finish()
@@ -215,41 +153,52 @@ class Connection(asyncio.Protocol):
 
     def _fail_or_finish(self) -> None:
         """A body without a length ends with its connection; anything else has been broken off."""
-        response = self._response
-        if response is None:
+        if self._done is None:
             return
-        headers = response.headers
-        endless = b"content-length" not in headers and b"transfer-encoding" not in headers
-        if response.status and endless:
-            self._response = self._started = None
-            response.end()
+        endless = not {b"content-length", b"transfer-encoding"} & self._headers.keys()
+        if self._status and endless:
+            self._finish()
             return
-        self._fail(WireError("the engine closed the connection", reached=bool(response.status)))
+        self._fail(WireError("the engine closed the connection", reached=bool(self._status)))
 
     def _fail(self, error: Exception) -> None:
-        response, started = self._response, self._started
-        self._response = self._started = None
-        if started is not None and not started.done():
-            started.set_exception(error)
-        if response is not None:
-            response.end(error)
+        done = self._done
+        self._land()
+        if done is not None and not done.done():
+            done.set_exception(error)
+
+    def _land(self) -> None:
+        """Let go of the request: its flight must never reach the next one on this connection."""
+        if self._flight is not None:
+            self._flight.landed()
+        self._done = self._flight = self._push = None
+
+    def cut_off(self, error: Exception) -> None:
+        """End the answer with this error and close the connection, so that the engine stops working."""
+        self._fail(error)
+        self._close()
 
     def pause(self) -> None:
-        if not self._paused and self._transport is not None:
+        """Let the engine wait: whoever reads this answer is slow."""
+        if not self._paused and self._transport is not None and not self.closed:
             self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
+        """Read on."""
         if self._paused and self._transport is not None and not self.closed:
             self._paused = False
             self._heard_at = self.loop.time()
             self._transport.resume_reading()
 
-    def abort(self) -> None:
-        """Close at once."""
+    def _close(self) -> None:
         self.closed = True
         if self._transport is not None:
             self._transport.abort()
+
+    def discard(self) -> None:
+        """Close an idle connection."""
+        self._close()
 
 
 class Pool:
@@ -262,29 +211,34 @@ class Pool:
         self._connect_s = connect_s
         self._idle: list[Connection] = []
 
-    async def request(self, request: bytes) -> Response:
-        """Send a prepared request and return its answer once the headers are there.
+    async def request(self, request: bytes, flight: Flight | None = None) -> Answer:
+        """Send a prepared request and return its answer when it is complete.
 
-        A kept connection that turns out to be closed before anything came back is replaced once.
-        Raises `OSError` or `TimeoutError` when the engine cannot be reached, `WireError` when it broke off.
+        With a `flight` that pushes, the body of a 200 goes to it and is empty in the answer. A kept
+        connection that turns out to be closed before anything came back is replaced once. Raises
+        `OSError` or `TimeoutError` when the engine cannot be reached, `WireError` when it broke off, and
+        whatever the flight was cut off with.
         """
+        flight = flight or Flight()
         while self._idle:
             connection = self._idle.pop()
             if connection.closed:
                 continue
             try:
-                return await self._answer(connection, request)
+                return await self._answer(connection, request, flight)
             except WireError as error:
                 if error.reached:
                     raise
-        return await self._answer(await self._connect(), request)
+        return await self._answer(await self._connect(), request, flight)
 
-    async def _answer(self, connection: Connection, request: bytes) -> Response:
-        started = connection.send(request)
+    async def _answer(self, connection: Connection, request: bytes, flight: Flight) -> Answer:
+        if flight.error is not None:
+            connection.discard()
+            raise flight.error
         try:
-            return await started
+            return await connection.send(request, flight)
         except asyncio.CancelledError:
-            connection.abort()
+            connection.discard()
             raise
 
     async def _connect(self) -> Connection:
@@ -298,7 +252,7 @@ class Pool:
         if len(self._idle) < _IDLE_KEPT:
             self._idle.append(connection)
         else:
-            connection.abort()
+            connection.discard()
 
     def forget(self, connection: Connection) -> None:
         """Drop a connection that has been closed."""
@@ -308,5 +262,5 @@ class Pool:
     def close(self) -> None:
         """Close every idle connection."""
         for connection in self._idle:
-            connection.abort()
+            connection.discard()
         self._idle.clear()

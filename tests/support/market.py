@@ -76,9 +76,9 @@ class Market:
             self.printed.extend(output)
 
     def kill(self) -> None:
-        """SIGKILL the gateway; its engine dies with it."""
+        """SIGKILL everything at once: the office, its workers and the engine."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._reader.join()
 

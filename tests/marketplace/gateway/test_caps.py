@@ -11,7 +11,7 @@ from support.market import Market
 
 from catalog.ground.clock import DAY_US, SECOND_US, now_us
 from catalog.ground.database import Database
-from marketplace.gateway.caps import account_code, open_caps
+from marketplace.gateway.cap_accounts import account_code, open_caps
 from marketplace.ledger.accounts import balance_u
 from marketplace.members.keys import create_key
 from marketplace.prices.components import Components

@@ -80,7 +80,7 @@ def test_an_unknown_model(market: Market, payer: str) -> None:
         (b"{", "invalid_json", None),
         (b'\xff\xfe{"model": 1}', "invalid_json", None),
         (b"[]", "invalid_type", None),
-        (b'{"messages": []}', "invalid_type", None),
+        (b'{"messages": []}', "missing_required_parameter", "model"),
         (b'{"model": 7}', "invalid_type", "model"),
         (body(max_tokens=0), "invalid_value", "max_tokens"),
         (body(max_tokens="many"), "invalid_type", "max_tokens"),

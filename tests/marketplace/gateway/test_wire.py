@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marketplace.gateway.flight import Flight
 from marketplace.gateway.wire import Pool, WireError
 
 REQUEST = b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nhi"
@@ -87,7 +88,7 @@ def test_however_it_is_framed_and_cut_the_body_is_the_same(
 ) -> None:
     async def story() -> list[bytes]:
         async with engine(sends(answers, cuts)) as pool:
-            return [await (await pool.request(REQUEST)).read() for _ in answers]
+            return [(await pool.request(REQUEST)).body for _ in answers]
 
     assert asyncio.run(story()) == [b"hello world"] * len(answers)
 
@@ -96,7 +97,7 @@ def test_a_body_without_a_length_ends_with_its_connection() -> None:
     async def story() -> bytes:
         answer = b"HTTP/1.1 200 OK\r\n\r\nhello world"
         async with engine(sends([answer], [], close=True)) as pool:
-            return await (await pool.request(REQUEST)).read()
+            return (await pool.request(REQUEST)).body
 
     assert asyncio.run(story()) == b"hello world"
 
@@ -117,7 +118,7 @@ def test_a_kept_connection_that_died_is_replaced_and_a_fresh_one_is_not() -> Non
     async def story() -> None:
         async with engine(once) as pool:
             for _ in range(3):
-                assert await (await pool.request(REQUEST)).read() == b"hello world"
+                assert (await pool.request(REQUEST)).body == b"hello world"
         async with engine(never) as pool:
             with pytest.raises(WireError) as caught:
                 await pool.request(REQUEST)
@@ -138,9 +139,8 @@ def test_a_kept_connection_that_died_is_replaced_and_a_fresh_one_is_not() -> Non
 def test_an_answer_that_breaks_off_is_an_error_and_not_a_short_answer(answer: bytes) -> None:
     async def story() -> None:
         async with engine(sends([answer], [], close=True)) as pool:
-            response = await pool.request(REQUEST)
             with pytest.raises(WireError) as caught:
-                await response.read()
+                await pool.request(REQUEST)
             assert caught.value.reached
 
     asyncio.run(story())
@@ -165,9 +165,8 @@ def test_silence_before_and_inside_an_answer_times_out() -> None:
             with pytest.raises(TimeoutError):
                 await pool.request(REQUEST)
         async with engine(sends([LENGTH[:-4]], []), silence_s=0.1) as pool:
-            response = await pool.request(REQUEST)
             with pytest.raises(TimeoutError):
-                await response.read()
+                await pool.request(REQUEST)
 
     asyncio.run(story())
 
@@ -186,9 +185,13 @@ def test_abort_closes_the_connection_so_that_the_engine_sees_it() -> None:
                 gone.set()
 
         async with engine(endless) as pool:
-            response = await pool.request(REQUEST)
-            assert await response.piece() == b"a"
-            response.abort()
+            came = asyncio.get_running_loop().create_future()
+            flight = Flight(came.set_result)
+            asking = asyncio.ensure_future(pool.request(REQUEST, flight))
+            assert await came == b"a"
+            flight.cut_off(ZeroDivisionError())
+            with pytest.raises(ZeroDivisionError):
+                await asking
             await asyncio.wait_for(gone.wait(), 2)
         return True
 
@@ -211,13 +214,64 @@ def test_a_slow_reader_makes_the_engine_wait_instead_of_filling_memory() -> None
                 sent += 65536
 
         async with engine(flood) as pool:
-            response = await pool.request(REQUEST)
+            got = 0
+
+            def push(piece: bytes) -> None:
+                nonlocal got
+                got += len(piece)
+                if not released:
+                    flight.pause()
+
+            released = False
+            flight = Flight(push)
+            asking = asyncio.ensure_future(pool.request(REQUEST, flight))
             await asyncio.sleep(0.3)
-            held = sent
-            assert len(await response.read()) == size
+            held, released = sent, True
+            flight.resume()
+            await asking
+            assert got == size
             return held
 
     assert asyncio.run(story()) < 16 * 1024 * 1024
+
+
+def test_a_flight_that_was_cut_off_before_it_was_sent_is_not_sent() -> None:
+    async def story() -> int:
+        async with engine(sends([LENGTH], [])) as pool:
+            flight = Flight()
+            flight.cut_off(ZeroDivisionError())
+            with pytest.raises(ZeroDivisionError):
+                await pool.request(REQUEST, flight)
+            return len((await pool.request(REQUEST)).body)
+
+    assert asyncio.run(story()) == 11
+
+
+def test_only_a_200_is_pushed() -> None:
+    async def story() -> None:
+        refused = b"HTTP/1.1 429 Slow Down\r\nContent-Length: 4\r\nRetry-After: 3\r\n\r\nslow"
+        async with engine(sends([refused, CHUNKED], [])) as pool:
+            pushed: list[bytes] = []
+            answer = await pool.request(REQUEST, Flight(pushed.append))
+            assert (answer.status, answer.body, pushed) == (429, b"slow", [])
+            assert answer.headers[b"retry-after"] == b"3"
+            answer = await pool.request(REQUEST, Flight(pushed.append))
+            assert (answer.status, answer.body, b"".join(pushed)) == (200, b"", b"hello world")
+
+    asyncio.run(story())
+
+
+def test_a_flight_that_has_landed_cannot_cut_off_the_next_one() -> None:
+    async def story() -> bytes:
+        async with engine(sends([LENGTH, LENGTH], [7])) as pool:
+            flight = Flight()
+            await pool.request(REQUEST, flight)
+            asking = asyncio.ensure_future(pool.request(REQUEST))
+            await asyncio.sleep(0)
+            flight.cut_off(ZeroDivisionError())
+            return (await asking).body
+
+    assert asyncio.run(story()) == b"hello world"
 
 
 def test_many_at_once_never_mix_their_answers() -> None:
@@ -233,8 +287,7 @@ def test_many_at_once_never_mix_their_answers() -> None:
 
             async def one(number: int) -> None:
                 body = b"%02d" % (number % 100)
-                response = await pool.request(REQUEST[:-2] + body)
-                assert await response.read() == body
+                assert (await pool.request(REQUEST[:-2] + body)).body == body
 
             for _ in range(5):
                 await asyncio.gather(*(one(number) for number in range(100)))

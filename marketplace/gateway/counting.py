@@ -1,0 +1,104 @@
+"""Count tokens where an engine did not: with its own tokenizer if it offers one, else with an estimate.
+
+An engine that says nothing about usage would otherwise be free to call. Such an event is marked with where
+its counts come from (`usage_source`): `counted` by the engine's `/tokenize`, or `estimated` here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from catalog.ground.errors import TokenMartError
+
+if TYPE_CHECKING:
+    from marketplace.gateway.money import Call
+    from marketplace.gateway.shapes import Talk
+    from marketplace.gateway.upstream import Upstream
+
+_WORDS = re.compile(r"[A-Za-z]+|[0-9]+|\s+|[^\x00-\x7f]|.", re.DOTALL)
+_LETTERS_A_TOKEN = 5
+_DIGITS_A_TOKEN = 3
+_TEXTS = frozenset(
+    {"content", "text", "reasoning_content", "reasoning", "arguments", "refusal", "delta"}
+    | {"partial_json", "thinking", "input", "prompt", "name", "embedding"}
+)
+
+
+def estimate_tokens(text: str) -> int:
+    """Return about how many tokens a modern tokenizer of some 100,000 words makes of `text`.
+
+    Words of up to five letters are one token, numbers go three digits at a time, every character beyond
+    ASCII and every sign is one, and white space goes with what follows it. On English and Chinese prose
+    that is within a fifth of what GPT and Qwen tokenizers count, rather above than below for Chinese.
+    """
+    count = 0
+    for word in _WORDS.findall(text):
+        first = word[0]
+        if first.isspace():
+            count += word.count("\n") > 0
+        elif first.isascii() and first.isalpha():
+            count += ceil(len(word) / _LETTERS_A_TOKEN)
+        elif first.isascii() and first.isdigit():
+            count += ceil(len(word) / _DIGITS_A_TOKEN)
+        else:
+            count += 1
+    return count
+
+
+async def count_answer(
+    upstream: Upstream, call: Call, talk: Talk, made: bytes
+) -> tuple[dict[str, Any], str, str]:
+    """Return (usage object, its text, where it comes from) for a request and what was made of it.
+
+    `made` is a JSON answer or events; b"" when nothing came back.
+    """
+    prompt, source = await _count(upstream, call, talk.countable())
+    completion = 0
+    if talk.has_output:
+        text = produced_text(made)
+        if text:
+            completion, of_answer = await _count(upstream, call, {"prompt": text})
+            source = of_answer if of_answer == "estimated" else source
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+    return usage, json.dumps(usage, separators=(",", ":")), source
+
+
+async def _count(upstream: Upstream, call: Call, document: dict[str, Any]) -> tuple[int, str]:
+    try:
+        return await upstream.count_tokens(call.endpoint, document, call.id), "counted"
+    except TokenMartError:
+        return estimate_tokens("\n".join(_texts(document))), "estimated"
+
+
+def produced_text(made: bytes) -> str:
+    """Return the text that a JSON answer or a row of events carries."""
+    texts: list[str] = []
+    for line in made.split(b"\n"):
+        data = line[5:] if line.startswith(b"data:") else line
+        if not data.strip() or line.startswith((b"event:", b":")):
+            continue
+        try:
+            texts += _texts(msgspec.json.decode(data))
+        except (msgspec.MsgspecError, ValueError):
+            continue
+    return "".join(texts)
+
+
+def _texts(value: Any, name: str = "") -> list[str]:
+    """Return the strings under the names that carry text, in order."""
+    if isinstance(value, str):
+        return [value] if name in _TEXTS else []
+    if isinstance(value, dict):
+        return [text for key, item in value.items() for text in _texts(item, key)]
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item, name)]
+    return []

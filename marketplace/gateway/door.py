@@ -1,0 +1,415 @@
+"""The HTTP/1.1 server at the public socket: model calls in, answers out, everything else handed over.
+
+    bytes ─► is it a call? ─┬─ yes ─► httptools ─► Request ─► serve(request, connection)
+                            └─ no ──► the office gets the connection (`handover`)
+
+A framework's server would cost more than the rest of a call (measured: `make bench-gateway`). What a
+client does wrong is answered here: a body that is too long, a head that never ends, a request that
+trickles in, an answer that nobody reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, cast
+
+import httptools
+
+from catalog.ground.errors import BadRequest, PayloadTooLarge, RequestTimeout, TokenMartError
+from catalog.ground.rendering import RenderedError, render_openai
+from marketplace.gateway.handover import CALLS, Passage, give_away, is_call
+
+log = logging.getLogger(__name__)
+
+_LARGEST_HEAD = 64 * 1024
+_MOST_AHEAD = 8
+"""Requests that a client may send before it has its answers."""
+_LOOK_S = 2.0
+_LINGER_S = 2.0
+IDLE_S = 75.0
+READ_S = 30.0
+"""How long a request may be without a single new byte of it."""
+STALL_S = 60.0
+"""How long a client may leave an answer unread."""
+_PATHS = {path.encode(): path for path in CALLS}
+_STATUS = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Request:
+    """One whole request. Header names are lower case; of a repeated header the last one counts."""
+
+    __slots__ = ("body", "client", "headers", "keep_alive", "path", "refusal")
+
+    def __init__(self, path: str, headers: dict[bytes, bytes], client: str) -> None:
+        self.path = path
+        self.headers = headers
+        self.client = client
+        self.body = b""
+        self.keep_alive = True
+        self.refusal: TokenMartError | None = None
+
+
+Serve = Callable[[Request, "Connection"], Awaitable[None]]
+
+
+class Door:
+    """All open connections. `serve` answers a request with exactly one `respond`, or `begin` … `finish`."""
+
+    def __init__(
+        self, serve: Serve, passage: Passage | None, body_limit: int, trusted: frozenset[str]
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.serve = serve
+        self.passage = passage
+        self.body_limit = body_limit
+        self.trusted = trusted
+        self.connections: set[Connection] = set()
+        self.closing = False
+        self._look = self.loop.call_later(_LOOK_S, self._look_around)
+
+    def connection(self, read: bytes = b"") -> Connection:
+        """Return the protocol for a new connection of which `read` has already been read."""
+        return Connection(self, read)
+
+    async def adopt(self, sock: Any, read: bytes) -> None:
+        """Serve a connection that another process has handed over."""
+        try:
+            await self.loop.connect_accepted_socket(lambda: self.connection(read), sock)
+        except OSError:
+            sock.close()
+
+    def close(self) -> None:
+        """Close idle connections now, the others after their answer."""
+        self.closing = True
+        self._look.cancel()
+        for connection in list(self.connections):
+            connection.close_when_idle()
+
+    def _look_around(self) -> None:
+        # One timer for all connections: exact to a few seconds, and free for each request.
+        now_s = self.loop.time()
+        for connection in list(self.connections):
+            connection.check_patience(now_s)
+        self._look = self.loop.call_later(_LOOK_S, self._look_around)
+
+
+class Connection(asyncio.Protocol):
+    """One client. Requests are answered one after another, in the order in which they came.
+
+    `on_gone` is called once when the client goes away during a request, `on_slow(True)` when it stops
+    reading and `on_slow(False)` when it reads on; whoever serves the request sets them.
+    """
+
+    def __init__(self, door: Door, read: bytes) -> None:
+        self._door = door
+        self._read_before = read
+        self._transport: asyncio.Transport | None = None
+        self._parser: Any = None
+        self._unclear = b""
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._reading: Request | None = None
+        self._in_head = False
+        self._waiting: deque[Request] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._close_after = False
+        self._discard = False
+        self._chunked = True
+        self._heard_at = door.loop.time()
+        self._stalled_at = 0.0
+        self._peer = ""
+        self.on_gone: Callable[[], None] | None = None
+        self.on_slow: Callable[[bool], None] | None = None
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._door.connections.add(self)
+        if self._read_before:
+            read, self._read_before = self._read_before, b""
+            self.data_received(read)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._door.connections.discard(self)
+        self._close_after = True
+        self._waiting.clear()
+        gone, self.on_gone = self.on_gone, None
+        if gone is not None:
+            gone()
+
+    def eof_received(self) -> bool:
+        return False  # a client that has stopped sending has gone: there is no half of a call
+
+    def pause_writing(self) -> None:
+        self._stalled_at = self._door.loop.time()
+        if self.on_slow is not None:
+            self.on_slow(True)
+
+    def resume_writing(self) -> None:
+        self._stalled_at = 0.0
+        if self.on_slow is not None:
+            self.on_slow(False)
+
+    def data_received(self, data: bytes) -> None:
+        if self._discard:
+            return
+        self._heard_at = self._door.loop.time()
+        if self._reading is None and not self._in_head:
+            if self._unclear:
+                data, self._unclear = self._unclear + data, b""
+            if not self._waiting and self._task is None:
+                data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data
+                mine = is_call(data)
+                if mine is None:
+                    self._unclear = data
+                    return
+                if not mine:
+                    self._hand_over(data)
+                    return
+            self._in_head = True
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
+        if self._in_head:
+            self._size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(BadRequest("This path does not change protocols.", code="bad_request"))
+        except httptools.HttpParserError as error:
+            self._refuse(BadRequest(f"This is not HTTP/1.1: {error}.", code="invalid_http"))
+        if self._in_head and self._size > _LARGEST_HEAD:
+            self._refuse(BadRequest("The request's head is too long.", rule="limits.head"), 431)
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self._target, self._headers, self._parts = b"", {}, []
+        self._size, self._in_head = 0, True
+
+    def on_url(self, target: bytes) -> None:
+        self._target += target
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._size = False, 0
+        path = _PATHS.get(self._target.partition(b"?")[0], "")
+        headers = self._headers
+        request = Request(path, headers, self._client(headers))
+        self._reading = request
+        if not path or self._parser.get_method() != b"POST":
+            # Sent ahead of its turn, behind a call: closing makes the client ask again on a connection
+            # of its own (RFC 9112, section 9.3.2), where the office will get it.
+            self._close_after = self._discard = True
+            if self._task is None:
+                self._close()
+            return
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._door.body_limit:
+            self._too_long(request)
+        elif headers.get(b"expect", b"").lower() == b"100-continue" and self._task is None:
+            self._write(_CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        request = self._reading
+        if request is None or request.refusal is not None:
+            return
+        self._size += len(body)
+        if self._size > self._door.body_limit:
+            self._too_long(request)
+        else:
+            self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        request, self._reading = self._reading, None
+        if request is None or self._close_after:
+            return
+        parts = self._parts
+        request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        request.keep_alive = self._parser.should_keep_alive()
+        self._parts = []
+        if self._task is None and not self._waiting:
+            self._start(request)
+            return
+        self._waiting.append(request)
+        if len(self._waiting) >= _MOST_AHEAD and self._transport is not None:
+            self._transport.pause_reading()
+
+    def _too_long(self, request: Request) -> None:
+        limit = self._door.body_limit
+        request.refusal = PayloadTooLarge(
+            f"The body is larger than {limit:,} bytes.",
+            rule="limits.body",
+            remedy="Shorten the prompt, or send files as links.",
+        )
+        self._reading = None
+        self._parts = []
+        # The rest of it is thrown away: the answer goes out now, and the connection after it.
+        request.keep_alive = False
+        self._discard = True
+        if self._task is None:
+            self._start(request)
+        else:
+            self._waiting.append(request)
+
+    def _client(self, headers: dict[bytes, bytes]) -> str:
+        """Return who asks: the peer, or whom trusted proxies name (the last that is none of them)."""
+        forwarded = headers.get(b"x-forwarded-for")
+        if forwarded is None or self._peer not in self._door.trusted:
+            return self._peer
+        for address in reversed(forwarded.decode("latin-1").split(",")):
+            if address.strip() not in self._door.trusted:
+                return address.strip()
+        return self._peer
+
+    # One request after another.
+
+    def _start(self, request: Request) -> None:
+        if not request.keep_alive or self._door.closing:
+            self._close_after = True
+        self._chunked = self._parser.get_http_version() != "1.0"
+        self._task = self._door.loop.create_task(self._run(request))
+
+    async def _run(self, request: Request) -> None:
+        try:
+            if request.refusal is not None:
+                raise request.refusal
+            await self._door.serve(request, self)
+        except Exception as error:
+            if not isinstance(error, TokenMartError):
+                log.exception("a request failed")
+            self.respond_error(render_openai(error))
+        finally:
+            self._task = None
+            self.on_gone = self.on_slow = None
+            self._next()
+
+    def _next(self) -> None:
+        if self._close_after or self._door.closing:
+            if self._waiting and not self._door.closing and self._waiting[0].refusal:
+                self._start(self._waiting.popleft())
+            else:
+                self._close()
+            return
+        if self._waiting:
+            request = self._waiting.popleft()
+            if self._transport is not None and not request.refusal:
+                self._transport.resume_reading()
+            self._start(request)
+
+    def _hand_over(self, data: bytes) -> None:
+        passage = self._door.passage
+        if passage is None or self._transport is None:
+            self._close()
+            return
+        give_away(self._transport, data, passage)
+
+    def _refuse(self, error: TokenMartError, status: int | None = None) -> None:
+        """Answer what is not HTTP, unless an answer is on its way already; then only close."""
+        self._in_head = False
+        self._close_after = True
+        if self._task is None:
+            rendered = render_openai(error)
+            code = status or rendered.status
+            self.respond_error(RenderedError(code, rendered.headers, rendered.body))
+            self._discard = True
+            self._close()
+
+    # What whoever serves a request calls.
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
+        return self._transport is None or self._transport.is_closing()
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer."""
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        close = b"connection: close\r\n" if self._close_after else b""
+        length = b"content-length: %d\r\n\r\n" % len(body)
+        self._write(b"".join((_STATUS[status], *lines, close, length, body)))
+
+    def respond_error(self, error: RenderedError) -> None:
+        """Send an error."""
+        headers = [
+            (name.encode(), value.encode("latin-1")) for name, value in error.headers.items()
+        ]
+        self.respond(error.status, headers, error.body)
+
+    def begin(self, headers: Headers, first: bytes) -> None:
+        """Start a streamed answer (200) with its first piece."""
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        if self._chunked:
+            framing = b"transfer-encoding: chunked\r\n"
+            if self._close_after:
+                framing += b"connection: close\r\n"
+            piece = b"%x\r\n%b\r\n" % (len(first), first)
+        else:
+            self._close_after = True
+            framing, piece = b"connection: close\r\n", first
+        self._write(b"".join((_STATUS[200], *lines, framing, b"\r\n", piece)))
+
+    def emit(self, piece: bytes) -> None:
+        """Send the next piece of a streamed answer."""
+        self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+
+    def finish(self, last: bytes) -> None:
+        """Send the last piece of a streamed answer and end it."""
+        if self._chunked:
+            self._write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last))
+        else:
+            self._write(last)
+
+    def break_off(self) -> None:
+        """End a streamed answer so that the client sees that it is not whole."""
+        self._close_after = True
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _close(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._discard and transport.can_write_eof():
+            # The client may still be sending; closing at once would reset the connection and take the
+            # answer with it (RFC 9112, section 9.6). So say that we are done, and let it read.
+            transport.write_eof()
+            self._door.loop.call_later(_LINGER_S, transport.abort)
+        else:
+            transport.close()
+
+    def close_when_idle(self) -> None:
+        """Close now, or after the answer that is being made."""
+        self._close_after = True
+        if self._task is None and self._reading is None and not self._in_head:
+            self._close()
+
+    def check_patience(self, now_s: float) -> None:
+        """Give up a client that has been idle, trickling or not reading for too long."""
+        if self._stalled_at:
+            if now_s - self._stalled_at > STALL_S and self._transport is not None:
+                self._transport.abort()
+        elif self._task is None:
+            begun = self._in_head or self._reading is not None or bool(self._unclear)
+            quiet_s = now_s - self._heard_at
+            if begun and quiet_s > READ_S:
+                self._refuse(RequestTimeout("The request did not arrive whole in time."))
+            elif quiet_s > IDLE_S:
+                self._close()

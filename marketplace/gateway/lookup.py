@@ -1,0 +1,170 @@
+"""Load from the database what `directory` keeps: keys, listings, who pays, what a key may still spend.
+
+Runs in the office, in threads; answers are `records`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from sqlmodel import Session, col, select
+
+from catalog.ground.clock import Clock, now_us
+from catalog.ground.database import Database
+from catalog.ground.marker import read_marker
+from catalog.listings.offer import callable_listing
+from marketplace.gateway.cap_accounts import open_caps
+from marketplace.gateway.caps import KeyCaps
+from marketplace.gateway.directory import BEHIND
+from marketplace.gateway.records import (
+    FREE_SUFFIX,
+    EndpointRecord,
+    KeyRecord,
+    ListingRecord,
+    OrgLadder,
+    model_not_found,
+    no_such_key,
+)
+from marketplace.gateway.tables import Endpoint
+from marketplace.ledger.accounts import open_account
+from marketplace.ledger.chart import Rule, owner_unsettled, wallet
+from marketplace.members.tables import ApiKey, Organisation
+from marketplace.payouts.fees import fee_at
+from marketplace.prices.components import Components
+from marketplace.prices.service import price_at
+from marketplace.vouchers.service import ladder_for
+
+_FOREVER_US = 2**62
+
+
+class Lookup:
+    """The loaders, by what they load. Each raises `NotFound` or `Unauthenticated` when there is nothing."""
+
+    def __init__(self, database: Database, clock: Clock = now_us) -> None:
+        self._database = database
+        self._clock = clock
+
+    def markers(self) -> dict[str, int]:
+        """Return the change markers that a directory watches."""
+        with self._database.reading() as session:
+            return {name: read_marker(session, name) for name in BEHIND}
+
+    def key(self, sha256: str) -> KeyRecord:
+        """Return the key whose secret has this digest."""
+        with self._database.reading() as session:
+            key = session.exec(select(ApiKey).where(ApiKey.sha256 == sha256)).first()
+            if key is None:
+                raise no_such_key()
+            org = session.get_one(Organisation, key.org_id)
+            return KeyRecord(
+                id=key.id,
+                org_id=org.id,
+                org_slug=org.slug,
+                org_active=org.status == "active",
+                project_id=key.project_id,
+                operator=key.operator,
+                listings=None if key.listings is None else frozenset(json.loads(key.listings)),
+                networks=tuple(json.loads(key.cidrs or "[]")),
+                rpm=key.rpm,
+                tpm=key.tpm,
+                concurrency=key.concurrency,
+                daily_u=key.daily_u,
+                monthly_u=key.monthly_u,
+                expires_at_us=key.expires_at_us,
+                revoked_at_us=key.revoked_at_us,
+                member_id=key.member,
+            )
+
+    def listing(self, slug: str) -> ListingRecord:
+        """Return what may be called under this name, with its price and engines."""
+        with self._database.session() as session:
+            at_us = self._clock()
+            listing = callable_listing(session, slug, at_us)
+            price = price_at(session, slug, at_us) if listing else None
+            if listing is None or price is None:
+                raise model_not_found(slug)
+            owner = open_account(session, owner_unsettled(listing.owner_org), Rule.PROJECTION)
+            fee = fee_at(session, slug, listing.owner_org, at_us)
+            ends = (price.until_us, listing.until_us, fee.until_us)
+            return ListingRecord(
+                listing=listing,
+                price_version_id=price.id,
+                components=price.components,
+                components_text=price.text,
+                until_us=min(end or _FOREVER_US for end in ends),
+                owner_account_id=owner,
+                fee_bp=fee.fee_bp,
+                endpoints=_endpoints(session, slug, price.components),
+            )
+
+    def caps(self, key_id: str) -> KeyCaps:
+        """Return what the key may spend in the windows that it is in now."""
+        with self._database.session() as session:
+            key = session.get_one(ApiKey, key_id)
+            return open_caps(session, key_id, key.daily_u, key.monthly_u, self._clock())
+
+    def ladder(self, name: str) -> OrgLadder:
+        """Return who pays; `name` is the organisation's id, a space, and the model as it was called."""
+        org_id, model = name.split(" ", 1)
+        slug = model.removesuffix(FREE_SUFFIX)
+        at_us = self._clock()
+        with self._database.session() as session:
+            listing = callable_listing(session, slug, at_us)
+            if listing is None:
+                raise model_not_found(slug)
+            wallet_id = open_account(session, wallet(org_id), Rule.DEBITS_WITHIN_CREDITS)
+            found = ladder_for(
+                session, org_id, listing, wallet_id, at_us, free=model.endswith(FREE_SUFFIX)
+            )
+        accounts = (*(step.account_id for step in found.ladder.steps), wallet_id)
+        return OrgLadder(found.ladder, accounts, found.sinks, found.good_until_us, at_us)
+
+
+class InThreads:
+    """The same for an event loop: a `directory.Loader` that reads in threads."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+
+    async def key(self, sha256: str) -> KeyRecord:
+        """See `Lookup.key`; so with the others."""
+        return await asyncio.to_thread(self._lookup.key, sha256)
+
+    async def listing(self, slug: str) -> ListingRecord:
+        return await asyncio.to_thread(self._lookup.listing, slug)
+
+    async def ladder(self, name: str) -> OrgLadder:
+        return await asyncio.to_thread(self._lookup.ladder, name)
+
+    async def caps(self, key_id: str) -> KeyCaps:
+        return await asyncio.to_thread(self._lookup.caps, key_id)
+
+
+def _endpoints(session: Session, slug: str, components: Components) -> tuple[EndpointRecord, ...]:
+    query = (
+        select(Endpoint)
+        .where(Endpoint.listing == slug, Endpoint.state == "up")
+        .order_by(col(Endpoint.priority), col(Endpoint.id))
+    )
+    return tuple(_endpoint(row, components) for row in session.exec(query))
+
+
+def _endpoint(row: Endpoint, components: Components) -> EndpointRecord:
+    return EndpointRecord(
+        id=row.id,
+        url=row.url,
+        model=row.model,
+        provider=row.provider,
+        weight=row.weight,
+        priority=row.priority,
+        quantization=row.quantization,
+        data_collection="deny" if row.data_collection == "deny" else "allow",
+        zdr=row.zdr,
+        supports=frozenset(json.loads(row.supports)) if row.supports else None,
+        max_concurrency=row.max_concurrency,
+        # Callers pay the listing's price wherever the call goes.
+        input_u_per_m=components.input_u_per_m,
+        output_u_per_m=components.output_u_per_m,
+        api_key=row.api_key,
+    )

@@ -1,0 +1,96 @@
+"""Streams of engines that speak Responses or Messages themselves: passed through, read for usage.
+
+What ends such a stream (`response.completed`, `message_stop`, …) is kept back until the settlement is
+durable, as `[DONE]` is of chat chunks.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from catalog.ground.errors import UpstreamFailed
+from marketplace.gateway.sse import Events
+from marketplace.gateway.usage import NOTHING, Found
+
+_ENDS = {
+    "/v1/responses": (b"response.completed", b"response.incomplete"),
+    "/v1/messages": (b"message_stop",),
+}
+_FAILS = {"/v1/responses": (b"response.failed", b"error"), "/v1/messages": (b"error",)}
+_USAGE = b'"usage"'
+
+
+class NativeStream:
+    """One stream of named events. Usage may come in parts: what comes later adds to it or replaces it."""
+
+    __slots__ = ("_ends", "_events", "_fails", "_kept", "_made", "_usage", "done", "failed")
+
+    def __init__(self, path: str) -> None:
+        self._ends, self._fails = _ENDS[path], _FAILS[path]
+        self._events = Events()
+        self._kept = b""
+        self._made: list[bytes] = []
+        self._usage: dict[str, Any] = {}
+        self.done = False
+        self.failed = False
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return the events that may be sent on now."""
+        told = []
+        for event in self._events.cut(piece):
+            name = _name(event)
+            if name in self._fails:
+                self.failed = True
+                break
+            if _USAGE in event:
+                self._read(event)
+            elif not self._usage:
+                self._made.append(event)
+            if name in self._ends:
+                self.done = True
+            if self.done:
+                self._kept += event + b"\n\n"
+            else:
+                told.append(event + b"\n\n")
+        return b"".join(told)
+
+    def _read(self, event: bytes) -> None:
+        start = event.find(b"data:")
+        try:
+            data = msgspec.json.decode(event[start + 5 :])
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise UpstreamFailed("The engine's event is not JSON; nothing was charged.") from error
+        if not isinstance(data, dict):
+            return
+        for holder in (data, data.get("response"), data.get("message")):
+            usage = holder.get("usage") if isinstance(holder, dict) else None
+            if isinstance(usage, dict):
+                self._usage.update({k: v for k, v in usage.items() if v is not None})
+
+    def usage(self) -> Found:
+        """Return what was used so far."""
+        if not self._usage:
+            return NOTHING
+        return self._usage, json.dumps(self._usage, separators=(",", ":"))
+
+    def produced(self) -> bytes:
+        """Return the events that came, where no usage did."""
+        return b"\n\n".join(self._made)
+
+    def last(self, cost_u: int) -> bytes:
+        """Return what ends the stream."""
+        return b": cost_u=%d\n\n" % cost_u + self._kept
+
+
+def native_streaming(path: str) -> NativeStream:
+    """Return the reader for a path's own events."""
+    return NativeStream(path)
+
+
+def _name(event: bytes) -> bytes:
+    if event.startswith(b"event:"):
+        return event[6:].partition(b"\n")[0].strip()
+    return b""

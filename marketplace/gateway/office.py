@@ -1,0 +1,203 @@
+"""The office behind the door: starts the workers, tells them what the database knows, adopts connections.
+
+    office ─┬─ worker   listener (shared), channel (questions, news), passage (connections both ways)
+            └─ worker   …
+
+One office for each machine. A worker that dies is started again; what it had promised expires, and every
+answer that a client saw complete is settled, because that is written before the answer's last byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from catalog.ground.ids import new_id
+from marketplace.gateway.channel import Channel
+from marketplace.gateway.handover import Passage, no_delay, pair
+from marketplace.gateway.lookup import Lookup
+from marketplace.gateway.meter import Meter, Now, Report
+from marketplace.gateway.options import Options
+from marketplace.gateway.records import encode
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.25
+"""How often the change markers are read: how long a revoked key may still call."""
+_START_S = 30.0
+_AGAIN_S = 0.5
+
+Adopt = Callable[[socket.socket, bytes], Awaitable[None]]
+
+
+class WorkerHandle:
+    """One worker process, seen from the office."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process: asyncio.subprocess.Process | None = None
+        self.channel: Channel | None = None
+        self.passage: Passage | None = None
+        self.ready = asyncio.Event()
+        self.now = Now()
+        self.meter = Meter()
+
+
+class GatewayOffice:
+    """All workers of this machine. `adopt` serves a connection that is not for a worker."""
+
+    def __init__(
+        self,
+        options: Options,
+        count: int,
+        listener: socket.socket,
+        lookup: Lookup,
+        adopt: Adopt,
+    ) -> None:
+        self._options = options
+        self._listener = listener
+        self._lookup = lookup
+        self._adopt_connection = adopt
+        self.workers = [WorkerHandle(number) for number in range(count)]
+        self._past = Meter()
+        self._markers = b""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._leaving = False
+        self.heard: Callable[[dict[str, int]], None] | None = None
+
+    async def start(self) -> None:
+        """Start every worker and return when all of them serve."""
+        self._run(self._watch())
+        for worker in self.workers:
+            self._run(self._keep(worker))
+        waiting = [worker.ready.wait() for worker in self.workers]
+        await asyncio.wait_for(asyncio.gather(*waiting), _START_S)
+
+    async def stop(self) -> None:
+        """Let the workers finish what they have begun, and return when they have ended."""
+        self._leaving = True
+        processes = [w.process for w in self.workers if w.process is not None]
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        ending = [asyncio.ensure_future(process.wait()) for process in processes]
+        if ending:
+            _, late = await asyncio.wait(ending, timeout=self._options.drain_s + 10)
+            if late:
+                for process in processes:
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def serves(self) -> bool:
+        """Whether calls are welcome."""
+        return not self._leaving and any(worker.ready.is_set() for worker in self.workers)
+
+    def hand_back(self, connection: int, read: bytes) -> bool:
+        """Give a connection that makes a call again to the worker with the fewest; False if there is none."""
+        fit = [w for w in self.workers if w.passage is not None and w.ready.is_set()]
+        fit.sort(key=lambda worker: worker.now.connections)
+        return any(w.passage is not None and w.passage.send(connection, read) for w in fit)
+
+    def totals(self) -> Meter:
+        """Return what all workers have counted since the office started, the dead ones included."""
+        total = Meter()
+        total.add(self._past)
+        for worker in self.workers:
+            total.add(worker.meter)
+        return total
+
+    def _run(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep(self, worker: WorkerHandle) -> None:
+        """Keep a worker alive until the office leaves."""
+        while not self._leaving:
+            try:
+                await self._one_life(worker)
+            except Exception:
+                log.exception("worker %d could not be started", worker.number)
+            worker.ready.clear()
+            self._past.add(worker.meter)
+            worker.meter, worker.now = Meter(), Now()
+            if not self._leaving:
+                log.error("worker %d has ended; it is started again", worker.number)
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _one_life(self, worker: WorkerHandle) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        gate, their_gate = pair()
+        kept = (self._listener.fileno(), theirs.fileno(), their_gate.fileno())
+        names = ("--listener", "--channel", "--passage")
+        arguments = [f"{name}={number}" for name, number in zip(names, kept, strict=True)]
+        worker.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "marketplace.gateway.worker", *arguments, pass_fds=kept
+        )
+        theirs.close()
+        their_gate.close()
+        worker.passage = Passage(gate, self._adopt)
+        worker.channel = await Channel.open(ours, self._answers, self._hearing(worker))
+        try:
+            await worker.process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.kill()
+            worker.passage.close()
+            worker.channel.close()
+            worker.passage = worker.channel = None
+
+    def _adopt(self, connection: socket.socket, read: bytes) -> None:
+        no_delay(connection)
+        self._run(self._adopt_connection(connection, read))
+
+    async def _answers(self, what: str, payload: bytes) -> bytes:
+        """Serve a worker's question."""
+        if what == "options":
+            lane = new_id("gateway")
+            return encode(msgspec.structs.replace(self._options, lane=lane))
+        load = getattr(self._lookup, what)
+        return encode(await asyncio.to_thread(load, payload.decode()))
+
+    def _hearing(self, worker: WorkerHandle) -> Callable[[str, bytes], None]:
+        def hears(what: str, payload: bytes) -> None:
+            if what == "ready":
+                worker.ready.set()
+                self._tell_markers(worker)
+            elif what == "report":
+                report = msgspec.msgpack.decode(payload, type=Report)
+                worker.meter, worker.now = report.meter, report.now
+
+        return hears
+
+    async def _watch(self) -> None:
+        """Read the change markers again and again, and tell the workers what they say."""
+        while True:
+            try:
+                markers = await asyncio.to_thread(self._lookup.markers)
+            except Exception as error:
+                # A database that is away tells nothing; after a while the workers stop trusting
+                # what they remember (`Directory.check_fresh`).
+                log.warning("the change markers cannot be read: %s", error)
+            else:
+                self._markers = msgspec.msgpack.encode(markers)
+                if self.heard is not None:
+                    self.heard(markers)
+                for worker in self.workers:
+                    self._tell_markers(worker)
+            await asyncio.sleep(WATCH_S)
+
+    def _tell_markers(self, worker: WorkerHandle) -> None:
+        if worker.channel is not None and self._markers:
+            worker.channel.tell("markers", self._markers)

@@ -1,0 +1,273 @@
+"""What a client speaks and what an engine speaks: one place for the difference.
+
+    path                 engine gets                          tokens of output
+    chat/completions     the same                             yes
+    completions          the same                             yes
+    embeddings           the same                             none
+    moderations          the same                             none
+    responses, messages  the same where it speaks the shape,  yes
+                         else chat/completions, translated
+
+A `Talk` is one request in its shape, a `Streaming` one streamed answer on its way to the client.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from catalog.ground.clock import SECOND_US
+from catalog.ground.errors import BadRequest, TokenMartError, UpstreamFailed
+from catalog.ground.rendering import RenderedError, render_anthropic, render_openai
+from marketplace.gateway.money import Call
+from marketplace.gateway.native import native_streaming
+from marketplace.gateway.records import EndpointRecord
+from marketplace.gateway.request import Envelope, Fields, parse, rewrite
+from marketplace.gateway.sse import DONE, Events, StreamReader
+from marketplace.gateway.usage import NOTHING, Found, usage_of
+from serving.routing import Wish, affinity_key, parse_wish
+from serving.translation import TRANSLATIONS, Translation
+
+CHAT = "/v1/chat/completions"
+_NO_OUTPUT = frozenset({"/v1/embeddings", "/v1/moderations"})
+_SPEAKS = {"/v1/responses": "responses", "/v1/messages": "messages"}
+_LIMITS = {"/v1/responses": ("max_output_tokens",), "/v1/messages": ("max_tokens",)}
+_BOTH = ("max_tokens", "max_completion_tokens")
+"""Both names may be there; the engine must see the bound that the hold covers."""
+_OLD = ("max_tokens",)
+_STREAM_OPTIONS = msgspec.Raw(b'{"include_usage":true,"continuous_usage_stats":true}')
+_NONE: frozenset[str] = frozenset()
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class Streaming(Protocol):
+    """A streamed answer. `feed` what arrives and send on what it returns, at once."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the engine has said that the answer is complete."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the engine has said that it failed."""
+
+    def feed(self, piece: bytes) -> bytes: ...
+
+    def usage(self) -> Found: ...
+
+    def produced(self) -> bytes:
+        """Return the events that came, where no usage did."""
+
+    def last(self, cost_u: int) -> bytes:
+        """Return what may leave only after the settlement."""
+
+
+class Talk:
+    """One request in the shape of its path. Raises `BadRequest` for what is wrong with it."""
+
+    __slots__ = (
+        "_native",
+        "_translation",
+        "affinity",
+        "body",
+        "envelope",
+        "fields",
+        "has_output",
+        "path",
+        "wanted",
+        "wish",
+    )
+
+    def __init__(self, path: str, body: bytes) -> None:
+        self.path = path
+        self.body = body
+        self.envelope, self.fields = parse(body)
+        self.has_output = path not in _NO_OUTPUT
+        self._native: tuple[Envelope, Fields] | None = None
+        self._translation: Translation | None = None
+        if path in TRANSLATIONS:
+            self._translate()
+        self.wish: Wish | None = None
+        if self.envelope.provider is not None and self.envelope.provider != b"null":
+            self.wish = parse_wish(bytes(self.envelope.provider))
+        self.affinity: int | None = None
+        self.wanted = _NONE
+
+    def _translate(self) -> None:
+        """Read the request once for an engine that speaks its shape, and once for all others.
+
+        What the translation cannot express is only refused when such an engine gets it.
+        """
+        self._native = self.envelope, self.fields
+        translation = TRANSLATIONS[self.path](_decode(self.body))
+        chat = _encode(translation.chat_request())
+        ours = {k: v for k, v in self.fields.items() if k in ("models", "route", "provider")}
+        self.envelope, self.fields = parse(_encode({**_decode(chat), **ours}) if ours else chat)
+        self._translation = translation
+
+    def route_by(self, org_id: str, endpoints: tuple[EndpointRecord, ...]) -> None:
+        """Work out what the router needs; for a single endpoint that is nothing."""
+        if len(endpoints) > 1:
+            hint = self.envelope.prompt_cache_key or ""
+            self.affinity = affinity_key(org_id, self.body, hint)
+        if self.wish is not None or any(e.supports is not None for e in endpoints):
+            self.wanted = frozenset(name for name, raw in self.fields.items() if raw != b"null")
+
+    def speaks(self, endpoint: EndpointRecord) -> bool:
+        """Return whether the engine answers in the client's shape by itself."""
+        return self._translation is None or _SPEAKS[self.path] in endpoint.speaks
+
+    def request_for(self, endpoint: EndpointRecord, call: Call) -> tuple[str, bytes]:
+        """Return the path and the body that the engine gets."""
+        changes: dict[str, Any] = {"model": endpoint.model}
+        if self._native is not None and self.speaks(endpoint):
+            for name in _LIMITS[self.path]:
+                changes[name] = call.max_tokens
+            return self.path, rewrite(self._native[1], changes)
+        path = CHAT if self._translation is not None else self.path
+        if self.has_output:
+            if self.envelope.asked_max_tokens != call.max_tokens:
+                for name in _BOTH if path == CHAT else _OLD:
+                    changes[name] = call.max_tokens
+            if call.streamed:
+                changes["stream_options"] = _STREAM_OPTIONS
+        return path, rewrite(self.fields, changes)
+
+    def countable(self) -> dict[str, Any]:
+        """Return the request as an engine's `/tokenize` takes it."""
+        document: dict[str, Any] = _decode(_encode(self.fields))
+        if "input" in document and not {"messages", "prompt"} & document.keys():
+            document["prompt"] = document["input"]
+        return document
+
+    def streaming(self, endpoint: EndpointRecord) -> Streaming:
+        """Return what reads the engine's stream."""
+        if self._translation is None:
+            return _Passing(self.envelope.wants_usage)
+        if self.speaks(endpoint):
+            return native_streaming(self.path)
+        return _Translating(self._translation)
+
+    def answer(self, body: bytes, call: Call) -> bytes:
+        """Return the document for the client."""
+        if self._translation is None or self.speaks(call.endpoint):
+            return body
+        try:
+            chat = _decode(body)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise UpstreamFailed("The engine's answer is not JSON; nothing was charged.") from error
+        return _encode(self._translation.answer(chat, call.id, call.started_at_us // SECOND_US))
+
+    def begins(self, streaming: Streaming, call: Call) -> None:
+        """Tell a translated stream whose answer it is."""
+        if isinstance(streaming, _Translating):
+            streaming.begin(call.id, call.started_at_us // SECOND_US)
+
+    def stream_error(self, error: TokenMartError) -> bytes:
+        """Return the event that tells of a failure in the middle of a stream."""
+        if self._translation is not None:
+            return self._translation.fail(error)
+        return b"data: " + render_openai(error).body + b"\n\n"
+
+
+def render(path: str, error: Exception, generation_id: str) -> RenderedError:
+    """Return an error in the shape of the path."""
+    if path.startswith("/v1/messages"):
+        return render_anthropic(error, generation_id)
+    return render_openai(error)
+
+
+class _Passing:
+    """Chat and completion chunks as they come, less the usage that nobody asked for."""
+
+    __slots__ = ("_reader", "_wants_usage")
+
+    def __init__(self, wants_usage: bool) -> None:
+        self._reader = StreamReader()
+        self._wants_usage = wants_usage
+
+    @property
+    def done(self) -> bool:
+        return self._reader.done
+
+    @property
+    def failed(self) -> bool:
+        return self._reader.failed is not None
+
+    def feed(self, piece: bytes) -> bytes:
+        return self._reader.feed(piece)
+
+    def usage(self) -> Found:
+        return NOTHING if self._reader.usage is None else usage_of(self._reader.usage)
+
+    def produced(self) -> bytes:
+        return b"\n\n".join(self._reader.made)
+
+    def last(self, cost_u: int) -> bytes:
+        chunk = self._reader.usage_chunk
+        usage = chunk + b"\n\n" if chunk is not None and self._wants_usage else b""
+        return usage + b": cost_u=%d\n\n" % cost_u + DONE + b"\n\n"
+
+
+class _Translating:
+    """Chat chunks in, the events of another shape out."""
+
+    __slots__ = ("_begun", "_events", "_reader", "_translation", "_who")
+
+    def __init__(self, translation: Translation) -> None:
+        self._translation = translation
+        self._reader = StreamReader()
+        self._events = Events()
+        self._who = ("", 0)
+        self._begun = False
+
+    def begin(self, generation_id: str, created_s: int) -> None:
+        self._who = (generation_id, created_s)
+
+    @property
+    def done(self) -> bool:
+        return self._reader.done
+
+    @property
+    def failed(self) -> bool:
+        return self._reader.failed is not None
+
+    def feed(self, piece: bytes) -> bytes:
+        told = [] if self._begun else [self._translation.begin(*self._who)]
+        self._begun = True
+        events = self._events.cut(self._reader.feed(piece))
+        told += [self._translation.feed(_chunk(e)) for e in events if e.startswith(b"data:")]
+        return b"".join(told)
+
+    def usage(self) -> Found:
+        return NOTHING if self._reader.usage is None else usage_of(self._reader.usage)
+
+    def produced(self) -> bytes:
+        return b"\n\n".join(self._reader.made)
+
+    def last(self, cost_u: int) -> bytes:
+        usage, _ = self.usage()
+        return self._translation.finish(usage) + b": cost_u=%d\n\n" % cost_u
+
+
+def _chunk(event: bytes) -> dict[str, Any]:
+    try:
+        chunk = _decode(event[5:].strip())
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UpstreamFailed("The engine's event is not JSON; nothing was charged.") from error
+    if not isinstance(chunk, dict):
+        raise UpstreamFailed("The engine's event is no chunk; nothing was charged.")
+    return chunk
+
+
+def names_asked_for(envelope: Envelope) -> tuple[str, ...]:
+    """Return the listings to try, in order; one, unless the request asks for fallbacks."""
+    from serving.routing import listings_asked_for
+
+    if envelope.model and envelope.models is None and envelope.route is None:
+        return (envelope.model,)
+    if envelope.model == "":
+        raise BadRequest("model is empty.", param="model", code="invalid_value")
+    return listings_asked_for(envelope.model, envelope.models, envelope.route)

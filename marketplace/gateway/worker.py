@@ -1,0 +1,175 @@
+"""A worker process: the door, the hot path, one ledger writer. It serves model calls and nothing else.
+
+    python -m marketplace.gateway.worker --listener 5 --channel 6 --passage 7     (descriptors, inherited)
+
+It has no settings and no tables: the office tells it what it needs over the channel, so that it stays
+small (`make bench-gateway` states its memory). When the office goes away, it finishes what it has begun
+and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import time
+from typing import Any
+
+import msgspec
+import uvloop
+
+from catalog.ground.driver import connect
+from marketplace.gateway.caps import KeyCaps
+from marketplace.gateway.channel import Channel
+from marketplace.gateway.directory import Directory
+from marketplace.gateway.door import Door
+from marketplace.gateway.handover import Passage, inherit, no_delay
+from marketplace.gateway.hot import Hot
+from marketplace.gateway.meter import Now, Report
+from marketplace.gateway.options import Options
+from marketplace.gateway.records import KeyRecord, ListingRecord, OrgLadder, decode
+from marketplace.gateway.upstream import Upstream
+from marketplace.ledger.writer import LedgerWriter
+
+log = logging.getLogger(__name__)
+
+_REPORT_S = 1.0
+_COLLECT_AT = (50_000, 50, 100)
+"""Calls make little garbage in cycles, so looking for it may be rare."""
+
+
+class Office:
+    """The office as a worker sees it: a `directory.Loader`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def options(self) -> Options:
+        """Return how to work."""
+        return decode(await self._channel.ask("options", b""), Options)
+
+    async def key(self, sha256: str) -> KeyRecord:
+        """See `Lookup.key`; so with the others."""
+        return decode(await self._channel.ask("key", sha256.encode()), KeyRecord)
+
+    async def listing(self, slug: str) -> ListingRecord:
+        return decode(await self._channel.ask("listing", slug.encode()), ListingRecord)
+
+    async def ladder(self, name: str) -> OrgLadder:
+        return decode(await self._channel.ask("ladder", name.encode()), OrgLadder)
+
+    async def caps(self, key_id: str) -> KeyCaps:
+        return decode(await self._channel.ask("caps", key_id.encode()), KeyCaps)
+
+
+class Worker:
+    """One worker between its start and its end."""
+
+    def __init__(
+        self, listener: socket.socket, channel: socket.socket, passage: socket.socket
+    ) -> None:
+        self._listener = listener
+        self._ends = channel, passage
+        self._leave = asyncio.Event()
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._directory: Directory | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, or until the office goes away."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._leave.set)
+        channel = await Channel.open(self._ends[0], self._answers, self._hears)
+        channel.closed.add_done_callback(lambda _: self._leave.set())
+        office = Office(channel)
+        options = await office.options()
+        self._directory = Directory(office)
+        upstream = Upstream(options.upstream_connect_s, options.upstream_silence_s)
+        writer = await asyncio.to_thread(
+            LedgerWriter, lambda: connect(options.database_url), options.lane
+        )
+        hot = Hot(options, self._directory, writer, upstream, options.books)
+        passage = Passage(self._ends[1], self._adopt)
+        trusted = frozenset(options.trusted_proxies)
+        self._door = Door(hot.serve, passage, options.body_limit_bytes, trusted)
+        server = await loop.create_server(self._door.connection, sock=self._listener, backlog=2048)
+        chores = [
+            asyncio.ensure_future(hot.renew()),
+            asyncio.ensure_future(self._report(channel, hot)),
+        ]
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_COLLECT_AT)
+        channel.tell("ready", b"")
+        await self._leave.wait()
+        server.close()
+        hot.draining = True
+        self._door.close()
+        await hot.drain(options.drain_s)
+        for chore in chores:
+            chore.cancel()
+        await asyncio.gather(*chores, return_exceptions=True)
+        await upstream.close()
+        await asyncio.to_thread(writer.close)
+        passage.close()
+        channel.tell("report", self._told(hot))
+        channel.close()
+
+    async def _answers(self, what: str, payload: bytes) -> bytes:
+        raise NotImplementedError(what)
+
+    def _hears(self, what: str, payload: bytes) -> None:
+        if what == "markers" and self._directory is not None:
+            self._directory.notice(msgspec.msgpack.decode(payload))
+        elif what == "leave":
+            self._leave.set()
+
+    def _adopt(self, connection: socket.socket, read: bytes) -> None:
+        no_delay(connection)
+        task = asyncio.ensure_future(self._door.adopt(connection, read))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    async def _report(self, channel: Channel, hot: Hot) -> None:
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            channel.tell("report", self._told(hot))
+
+    def _told(self, hot: Hot) -> bytes:
+        now = Now(
+            running=hot.running,
+            connections=len(self._door.connections),
+            queued_ledger=hot.writer.queued,
+            endpoints=[_plain(standing) for standing in hot.router.standings()],
+        )
+        return msgspec.msgpack.encode(Report(hot.meter, now))
+
+
+def _plain(standing: Any) -> dict[str, Any]:
+    told: dict[str, Any] = standing._asdict() if hasattr(standing, "_asdict") else vars(standing)
+    return told
+
+
+def main() -> None:
+    """Run as the office starts it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    for name in ("listener", "channel", "passage"):
+        parser.add_argument(f"--{name}", type=int, required=True, help="an inherited descriptor")
+    told = parser.parse_args()
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
+    logging.Formatter.converter = time.gmtime
+    ends = [inherit(number) for number in (told.listener, told.channel, told.passage)]
+
+    async def serve() -> None:
+        await Worker(*ends).run()
+
+    uvloop.run(serve())
+
+
+if __name__ == "__main__":
+    main()
