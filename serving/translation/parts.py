@@ -202,7 +202,8 @@ def _complete(part: Part) -> bool:
     if part.examined == len(part.pieces):
         return False
     part.examined = len(part.pieces)
-    return part.arguments() is not None
+    # The first look is cheap, for engines that send long calls in many mixed pieces.
+    return part.pieces[-1].rstrip().endswith("}") and part.arguments() is not None
 
 
 def _those_of(text: str, logprobs: list[Token]) -> list[Token]:
