@@ -7,19 +7,18 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from marketplace.ledger.dialect import USAGE_COLUMNS
+from marketplace.ledger.dialect import EVENT_COLUMNS, TRANSFER_COLUMNS
 
 Row = tuple[Any, ...]
 
-TRANSFER_COLUMNS = "seq, tx, leg, kind, code, debit_id, credit_id, amount, debit_total, at_us"
-_TRANSFERS = f"SELECT lane, {TRANSFER_COLUMNS} FROM ledger_transfer ORDER BY lane, seq"
-_EVENTS = f"SELECT lane, {', '.join(USAGE_COLUMNS)}, seq FROM usage_event ORDER BY lane, seq"
+_TRANSFERS = f"SELECT {', '.join(TRANSFER_COLUMNS)} FROM ledger_transfer ORDER BY lane, seq"
+_EVENTS = f"SELECT {', '.join(EVENT_COLUMNS)} FROM usage_event ORDER BY lane, seq"
 _BATCHES = "SELECT lane, n, first_seq, last_seq, sha256 FROM ledger_batch ORDER BY lane, n"
 _PAGE = 2_000
 
 
 class Group(NamedTuple):
-    """One batch and the rows it chains: transfers from `seq` on, events in `USAGE_COLUMNS`, then `seq`."""
+    """One batch and the rows it chains, in `TRANSFER_COLUMNS` and `EVENT_COLUMNS`, by their `seq`."""
 
     lane: int
     n: int
@@ -71,25 +70,25 @@ def live_groups(connection: Connection) -> Iterator[Group | Stray]:
         old = last_seq <= done
         chained: list[Row] = []
         used: list[Row] = []
-        while transfer is not None and (transfer[0], transfer[1]) <= (lane, last_seq):
+        while transfer is not None and transfer[:2] <= (lane, last_seq):
             if transfer[0] == lane and transfer[1] >= first_seq:
-                chained.append(transfer[1:])
+                chained.append(transfer)
             elif transfer[1] > through.get(transfer[0], 0):
-                yield Stray(transfer[0], transfer[1])
+                yield Stray(*transfer[:2])
             transfer = next(transfers, None)
-        while event is not None and (event[0], event[-1]) <= (lane, last_seq):
-            if event[0] == lane and event[-1] >= first_seq:
-                used.append(event[1:])
-            elif event[-1] > through.get(event[0], 0):
-                yield Stray(event[0], event[-1])
+        while event is not None and event[-2:] <= (lane, last_seq):
+            if event[-2] == lane and event[-1] >= first_seq:
+                used.append(event)
+            elif event[-1] > through.get(event[-2], 0):
+                yield Stray(*event[-2:])
             event = next(events, None)
         if not old:
             yield Group(lane, n, first_seq, last_seq, sha256, chained, used)
     while transfer is not None:
         if transfer[1] > through.get(transfer[0], 0):
-            yield Stray(transfer[0], transfer[1])
+            yield Stray(*transfer[:2])
         transfer = next(transfers, None)
     while event is not None:
-        if event[-1] > through.get(event[0], 0):
-            yield Stray(event[0], event[-1])
+        if event[-1] > through.get(event[-2], 0):
+            yield Stray(*event[-2:])
         event = next(events, None)

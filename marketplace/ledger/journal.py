@@ -13,10 +13,8 @@ in the database are the second line, not the first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import msgspec
 
 from catalog.ground.errors import (
     BadRequest,
@@ -27,9 +25,9 @@ from catalog.ground.errors import (
     PaymentRequired,
     TokenMartError,
 )
-from marketplace.ledger.chain import batch_sha256
+from marketplace.ledger.chain import as_json, batch_sha256
 from marketplace.ledger.chart import Code, Kind, Rule
-from marketplace.ledger.dialect import Dialect
+from marketplace.ledger.dialect import Dialect, Legs, Written, decode_legs
 from marketplace.ledger.operations import (
     Done,
     Entry,
@@ -44,9 +42,11 @@ from marketplace.ledger.operations import (
     Settle,
 )
 
-_json = msgspec.json.Encoder().encode
-_legs = msgspec.json.Decoder(list[tuple[int, int, int]]).decode
 _RULE, _DR_PENDING, _DR_POSTED, _CR_PENDING, _CR_POSTED = range(5)
+# As plain numbers: the drivers and the chain take the long way round an enum.
+_POSTED, _PENDING, _POST = int(Kind.POSTED), int(Kind.PENDING), int(Kind.POST)
+_VOID, _EXPIRE, _USE = int(Kind.VOID), int(Kind.EXPIRE), int(Code.USE)
+_DONE, _UNCHANGED = Done(changed=True), Done(changed=False)
 
 
 class _Available:
@@ -64,21 +64,24 @@ class _Available:
 
 
 class BatchRun:
-    """One transaction's worth of work, from the first lock to the rows that are written."""
+    """One transaction's worth of work, from the first lock to the rows that are written.
+
+    Every call passes through here twice, so its methods work on plain lists and tuples and are told
+    what a row is by its position (`TRANSFER_COLUMNS`, `EVENT_COLUMNS`, `HOLD_COLUMNS`).
+    """
 
     def __init__(self, dialect: Dialect, lane_id: int, clearing_id: int) -> None:
         self._dialect = dialect
         self._lane = lane_id
         self._clearing = clearing_id
-        self._next_seq, self._next_batch, self._head = dialect.lane(lane_id)
-        self._first_seq = self._next_seq
+        self._next_seq = 0
         self._totals: dict[int, list[int]] = {}
+        self._available = _Available(self._totals)
         self._changed: set[int] = set()
         self._transfers: list[tuple[Any, ...]] = []
-        self._usage: list[tuple[Any, ...]] = []
+        self._events: list[tuple[Any, ...]] = []
         self._holds: list[tuple[Any, ...]] = []
-        self._chained: list[Sequence[Any]] = []
-        self._open: dict[str, list[tuple[int, int, int]]] = {}
+        self._open: dict[str, Legs] = {}
         self._known: set[str] = set()
         self._repeated: dict[str, Held] = {}
 
@@ -90,149 +93,143 @@ class BatchRun:
         `again`: an earlier try may have been committed unseen (the connection broke), so holds that are
         there already are answered as they stand.
         """
-        self._prepare(operations)
+        lane = self._prepare(operations)
+        self._next_seq = lane[0]
         if again:
             self._repeated = self._holds_already_there(operations)
-        outcomes = [self._one(operation) for operation in operations]
-        self._write()
+        outcomes: list[Outcome | TokenMartError] = []
+        for operation in operations:
+            try:
+                outcomes.append(_STEPS[operation.__class__](self, operation))
+            except LedgerCorrupt:
+                raise
+            except TokenMartError as refusal:
+                outcomes.append(refusal)
+        self._write(*lane)
         return outcomes
 
-    def _prepare(self, operations: Sequence[Operation]) -> None:
+    def _prepare(self, operations: Sequence[Operation]) -> tuple[int, int, str]:
+        """Take and lock what the operations need; returns the lane's next row, next batch and head."""
         ending: list[str] = []
         posts: list[str] = []
         accounts: set[int] = set()
         for op in operations:
-            if isinstance(op, Hold):
-                accounts.update(op.accounts)
+            kind = op.__class__
+            if kind is Hold:
+                accounts.update(op.accounts)  # type: ignore[union-attr]
                 continue
-            if isinstance(op, (Settle, Post)):
-                for _, debit_id, credit_id, _ in op.entries:
+            if kind is Settle or kind is Post:
+                for _, debit_id, credit_id, _ in op.entries:  # type: ignore[union-attr]
                     accounts.add(debit_id)
                     accounts.add(credit_id)
-            if isinstance(op, (Settle, Release)):
+            if kind is Settle or kind is Release:
                 ending.append(op.tx)
-            elif isinstance(op, Post):
+            elif kind is Post:
                 posts.append(op.tx)
-        if ending:
-            self._open = {tx: _legs(legs) for tx, legs in self._dialect.take_holds(ending)}
-            for legs in self._open.values():
-                accounts.update([leg[0] for leg in legs])
-        if posts:
-            self._known = self._dialect.posted(posts)
+        accounts.discard(self._clearing)
+        lane, self._open, self._known, rows = self._dialect.take(
+            self._lane, ending, posts, accounts
+        )
+        for account_id, *totals in rows:
+            self._totals[account_id] = totals
         if len(ending) > len(self._open):
             late = [op.usage[0] for op in operations if isinstance(op, Settle)]
             self._known |= self._dialect.settled(late)
-        if accounts:
-            for account_id, *totals in self._dialect.lock_accounts(accounts):
-                self._totals[account_id] = totals
+        return lane
 
     def _holds_already_there(self, operations: Sequence[Operation]) -> dict[str, Held]:
         txs = [op.tx for op in operations if isinstance(op, Hold)]
         return {
-            tx: Held(tuple(Leg(*leg) for leg in _legs(legs)), plan)
+            tx: Held(tuple(Leg(*leg) for leg in decode_legs(legs)), plan)
             for tx, legs, plan in self._dialect.open_holds(txs)
         }
 
-    def _one(self, operation: Operation) -> Outcome | TokenMartError:
-        try:
-            if isinstance(operation, Hold):
-                return self._hold(operation)
-            if isinstance(operation, Settle):
-                return self._settle(operation)
-            if isinstance(operation, Release):
-                return self._release(operation)
-            if isinstance(operation, Post):
-                return self._post(operation)
-            return self._renew(operation)
-        except LedgerCorrupt:
-            raise
-        except TokenMartError as refusal:
-            return refusal
-
     def _hold(self, op: Hold) -> Held:
-        if op.tx in self._repeated:
-            return self._repeated[op.tx]
-        available = _Available(self._totals)
-        legs, plan = _decided(op, available)
+        tx, at_us, totals = op.tx, op.at_us, self._totals
+        if tx in self._repeated:
+            return self._repeated[tx]
+        legs, plan = _decided(op, self._available)
         wanted: dict[int, int] = {}
-        for leg in legs:
-            if leg.account_id not in self._totals:
-                raise NotFound(f"Account {leg.account_id} was not locked.", rule="ledger.account")
-            if leg.amount < 0:
+        for account_id, amount, _ in legs:
+            if account_id not in totals:
+                raise NotFound(f"Account {account_id} was not locked.", rule="ledger.account")
+            if amount < 0:
                 raise BadRequest("A promise cannot be negative.", rule="ledger.amount")
-            wanted[leg.account_id] = wanted.get(leg.account_id, 0) + leg.amount
+            wanted[account_id] = wanted.get(account_id, 0) + amount
         for account_id, amount in wanted.items():
-            if amount > available[account_id]:
+            if amount > self._available[account_id]:
                 raise PaymentRequired("The account does not hold that much.", rule="ledger.rule_1")
+        lane, seq, transfers = self._lane, self._next_seq, self._transfers
         for index, (account_id, amount, sink_id) in enumerate(legs):
-            self._move(account_id, _DR_PENDING, amount)
-            self._journal(
-                op.tx, index, Kind.PENDING, Code.USE, account_id, sink_id, amount, op.at_us
-            )
-        kept = _json(legs).decode()
-        row = (op.tx, self._lane, op.org_id, kept, plan, op.at_us, op.expires_at_us)
-        self._holds.append(row)
+            totals[account_id][_DR_PENDING] += amount
+            what = (_PENDING, _USE, account_id, sink_id, amount, None, at_us)
+            transfers.append((lane, seq, tx, index, *what))
+            seq += 1
+        self._next_seq = seq
+        self._changed.update(wanted)
+        kept = as_json(legs).decode()
+        self._holds.append((tx, lane, op.org_id, kept, plan, at_us, op.expires_at_us))
         return Held(legs, plan)
 
     def _settle(self, op: Settle) -> Done:
-        held = self._open.pop(op.tx, None)
+        tx, at_us, usage, shares = op.tx, op.at_us, op.usage, op.posted
+        held = self._open.pop(tx, None)
         if held is None:
-            if op.usage[0] in self._known:
-                return Done(changed=False)
-            raise Conflict(f"There is no open hold {op.tx}.", rule="ledger.hold_open")
-        if len(op.posted) != len(held):
-            raise LedgerCorrupt(f"{op.tx} holds {len(held)} legs, {len(op.posted)} were posted.")
-        self._check_clearing(op, held)
-        if any(entry.amount < 0 for entry in op.entries):
-            raise LedgerCorrupt(f"{op.tx} would book a negative amount.")
+            if usage[0] in self._known:
+                return _UNCHANGED
+            raise Conflict(f"There is no open hold {tx}.", rule="ledger.hold_open")
+        # From here on an error takes back the whole batch, so nothing has to be checked beforehand.
+        if len(shares) != len(held):
+            raise LedgerCorrupt(f"{tx} holds {len(held)} legs, {len(shares)} were posted.")
+        lane, seq, transfers, through = self._lane, self._next_seq, self._transfers, 0
         for index, (account_id, amount, sink_id) in enumerate(held):
-            posted = op.posted[index]
+            posted = shares[index]
             if not 0 <= posted <= amount:
-                raise LedgerCorrupt(f"{op.tx} would post {posted} of {amount} on leg {index}.")
-            self._move(account_id, _DR_PENDING, -amount)
-            self._move(account_id, _DR_POSTED, posted)
-            self._journal(op.tx, index, Kind.POST, Code.USE, account_id, sink_id, posted, op.at_us)
-        self._entries(op.tx, op.entries, op.at_us)
-        self._usage.append((*op.usage, self._lane, self._next_seq))
-        self._chained.append((*op.usage, self._next_seq))
-        self._next_seq += 1
-        self._known.add(op.usage[0])
-        return Done(changed=True)
-
-    def _check_clearing(self, op: Settle, held: list[tuple[int, int, int]]) -> None:
-        through = sum(
-            posted
-            for (_, _, sink), posted in zip(held, op.posted, strict=True)
-            if sink == self._clearing
-        )
-        for entry in op.entries:
-            through += entry.amount * (entry.credit_id == self._clearing)
-            through -= entry.amount * (entry.debit_id == self._clearing)
+                raise LedgerCorrupt(f"{tx} would post {posted} of {amount} on leg {index}.")
+            if sink_id == self._clearing:
+                through += posted
+            row = self._totals[account_id]
+            row[_DR_PENDING] -= amount
+            row[_DR_POSTED] += posted
+            self._changed.add(account_id)
+            what = (_POST, _USE, account_id, sink_id, posted, row[_DR_POSTED], at_us)
+            transfers.append((lane, seq, tx, index, *what))
+            seq += 1
+        self._next_seq = seq
+        through += self._entries(tx, op.entries, at_us)
         if through:
-            raise LedgerCorrupt(f"{op.tx} would leave {through} micro-yuan in clearing.")
+            raise LedgerCorrupt(f"{tx} would leave {through} micro-yuan in clearing.")
+        self._events.append((*usage, lane, self._next_seq))
+        self._next_seq += 1
+        self._known.add(usage[0])
+        return _DONE
 
     def _release(self, op: Release) -> Done:
-        held = self._open.pop(op.tx, None)
+        tx, at_us, lane = op.tx, op.at_us, self._lane
+        held = self._open.pop(tx, None)
         if held is None:
-            return Done(changed=False)
-        kind = Kind.EXPIRE if op.expired else Kind.VOID
+            return _UNCHANGED
+        kind = _EXPIRE if op.expired else _VOID
         for index, (account_id, amount, sink_id) in enumerate(held):
-            self._move(account_id, _DR_PENDING, -amount)
-            self._journal(op.tx, index, kind, Code.USE, account_id, sink_id, amount, op.at_us)
-        return Done(changed=True)
+            self._totals[account_id][_DR_PENDING] -= amount
+            self._changed.add(account_id)
+            what = (kind, _USE, account_id, sink_id, amount, None, at_us)
+            self._transfers.append((lane, self._next_seq, tx, index, *what))
+            self._next_seq += 1
+        return _DONE
 
     def _renew(self, op: Renew) -> Done:
         return Done(changed=self._dialect.renew(op.tx, op.expires_at_us))
 
     def _post(self, op: Post) -> Done:
         if op.tx in self._known:
-            return Done(changed=False)
+            return _UNCHANGED
         if any(entry.amount < 0 for entry in op.entries):
             raise BadRequest("An amount cannot be negative.", rule="ledger.amount")
         self._check_room(op.entries)
         self._entries(op.tx, op.entries, op.at_us)
         self._known.add(op.tx)
-        return Done(changed=True)
+        return _DONE
 
     def _check_room(self, entries: Sequence[Entry]) -> None:
         room: dict[int, int] = {}
@@ -240,7 +237,7 @@ class BatchRun:
             for side, sign in ((entry.debit_id, -1), (entry.credit_id, 1)):
                 if side in self._totals:
                     room[side] = room.get(side, 0) + sign * entry.amount
-        available = _Available(self._totals)
+        available = self._available
         for account_id, change in room.items():
             rule = self._totals[account_id][_RULE]
             if rule == Rule.DEBITS_WITHIN_CREDITS and available[account_id] + change < 0:
@@ -252,57 +249,50 @@ class BatchRun:
             if rule == Rule.CREDITS_WITHIN_DEBITS and -available[account_id] - change < 0:
                 raise PaymentRequired("More would be settled than is owed.", rule="ledger.rule_2")
 
-    def _entries(self, tx: str, entries: Sequence[Entry], at_us: int) -> None:
+    def _entries(self, tx: str, entries: Sequence[Entry], at_us: int) -> int:
+        """Move them; returns what stays of them in clearing."""
+        lane, seq, totals, through = self._lane, self._next_seq, self._totals, 0
         for index, (code, debit_id, credit_id, amount) in enumerate(entries):
-            self._move(debit_id, _DR_POSTED, amount)
-            self._move(credit_id, _CR_POSTED, amount)
-            self._journal(tx, index, Kind.POSTED, code, debit_id, credit_id, amount, at_us)
+            if amount < 0:
+                raise LedgerCorrupt(f"{tx} would book a negative amount.")
+            debit_total = None
+            if debit_id in totals:
+                row = totals[debit_id]
+                row[_DR_POSTED] += amount
+                debit_total = row[_DR_POSTED]
+                self._changed.add(debit_id)
+            elif debit_id == self._clearing:
+                through -= amount
+            if credit_id in totals:
+                totals[credit_id][_CR_POSTED] += amount
+                self._changed.add(credit_id)
+            elif credit_id == self._clearing:
+                through += amount
+            what = (_POSTED, int(code), debit_id, credit_id, amount, debit_total, at_us)
+            self._transfers.append((lane, seq, tx, index, *what))
+            seq += 1
+        self._next_seq = seq
+        return through
 
-    def _move(self, account_id: int, column: int, delta: int) -> None:
-        row = self._totals.get(account_id)
-        if row is not None:
-            row[column] += delta
-            self._changed.add(account_id)
+    def _write(self, first_seq: int, batch: int, head: str) -> None:
+        totals = self._totals
+        accounts = [(*totals[account_id][1:], account_id) for account_id in sorted(self._changed)]
+        transfers, events = as_json(self._transfers), as_json(self._events)
+        seal = None
+        if self._next_seq > first_seq:
+            head = batch_sha256(head, transfers, events)
+            seal = (self._lane, batch, first_seq, self._next_seq - 1, head)
+        rows = (self._transfers, transfers, self._holds, self._events, events)
+        self._dialect.write(Written(accounts, *rows, seal))  # type: ignore[arg-type]
 
-    def _journal(
-        self,
-        tx: str,
-        index: int,
-        kind: Kind,
-        code: Code,
-        debit_id: int,
-        credit_id: int,
-        amount: int,
-        at_us: int,
-    ) -> None:
-        totals = self._totals.get(debit_id)
-        posts = kind is Kind.POST or kind is Kind.POSTED
-        debit_total = totals[_DR_POSTED] if totals is not None and posts else None
-        # As plain numbers: the drivers and the chain take the long way round an enum.
-        what = (int(kind), int(code), debit_id, credit_id, amount, debit_total, at_us)
-        row = (self._next_seq, tx, index, *what)
-        self._transfers.append((self._lane, *row))
-        self._chained.append(row)
-        self._next_seq += 1
 
-    def _write(self) -> None:
-        dialect = self._dialect
-        if self._changed:
-            rows = [
-                (*self._totals[account_id][1:], account_id) for account_id in sorted(self._changed)
-            ]
-            if dialect.update_accounts(rows) != len(rows):
-                raise LedgerCorrupt("An account vanished under its lock.")
-        for table, new in (
-            ("transfer", self._transfers),
-            ("hold", self._holds),
-            ("usage", self._usage),
-        ):
-            if new:
-                dialect.insert(table, new)
-        if self._chained:
-            head = batch_sha256(self._head, self._chained)
-            dialect.seal((self._lane, self._next_batch, self._first_seq, self._next_seq - 1, head))
+_STEPS: dict[type, Callable[[BatchRun, Any], Outcome]] = {
+    Hold: BatchRun._hold,
+    Settle: BatchRun._settle,
+    Release: BatchRun._release,
+    Renew: BatchRun._renew,
+    Post: BatchRun._post,
+}
 
 
 def _decided(op: Hold, available: _Available) -> tuple[tuple[Leg, ...], str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import msgspec
 
 from marketplace.ledger.chart import Code
 
@@ -30,8 +31,7 @@ Available = Mapping[int, int]
 """What each account may still promise, by account id: posted credits less posted and pending debits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """Promise money before a call is served.
 
     `decide` is called inside the transaction, with every row of `accounts` locked; it returns the legs
@@ -46,8 +46,7 @@ class Hold:
     expires_at_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(msgspec.Struct, frozen=True):
     """End a hold: post `posted[i]` of leg i (at most what it holds), release the rest, book the event.
 
     `entries` are the movements that go with it (accrual, fee, overrun, rounding). Whatever enters
@@ -62,8 +61,7 @@ class Settle:
     at_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """End a hold and pay nothing: `expired` tells the sweeper's release from a failed call's."""
 
     tx: str
@@ -71,16 +69,14 @@ class Release:
     expired: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Renew:
+class Renew(msgspec.Struct, frozen=True):
     """Let an open hold live until `expires_at_us`, because its call is still running."""
 
     tx: str
     expires_at_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
+class Post(msgspec.Struct, frozen=True):
     """One-phase movements under one id; sending the same id again changes nothing."""
 
     tx: str
@@ -91,16 +87,14 @@ class Post:
 Operation = Hold | Settle | Release | Renew | Post
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """The answer to `Hold`."""
 
     legs: tuple[Leg, ...]
     plan: str
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """The answer to everything else. `changed` is false when it had already happened."""
 
     changed: bool

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from marketplace.ledger.chain import GENESIS, batch_sha256
+from marketplace.ledger.chain import GENESIS, rows_sha256
 from marketplace.ledger.chart import CLEARING, Code, Kind, Rule
-from marketplace.ledger.dialect import USAGE_COLUMNS
+from marketplace.ledger.dialect import TRANSFER_COLUMNS, USAGE_COLUMNS
 from marketplace.ledger.groups import Group, Row
 
 Recost = Callable[[str, tuple[int, int, int, int, int], int], int | None]
@@ -111,20 +111,20 @@ class Replay:
         width = group.last_seq - group.first_seq + 1
         rows: list[Row | None] = [None] * width
         for row in group.transfers:
-            rows[row[0] - group.first_seq] = row
+            rows[row[1] - group.first_seq] = row
         for row in group.events:
             rows[row[-1] - group.first_seq] = row
-        chained = [row for row in rows if row is not None]
-        if len(chained) != width or len(group.transfers) + len(group.events) != width:
+        if None in rows or len(group.transfers) + len(group.events) != width:
             self.problem(f"{where}: rows are missing or doubled")
-        if batch_sha256(self.heads.get(lane, GENESIS), chained) != group.sha256:
+        head = rows_sha256(self.heads.get(lane, GENESIS), group.transfers, group.events)
+        if head != group.sha256:
             self.problem(f"{where}: the hash chain is broken")
         self.heads[lane] = group.sha256
         self.next_seq[lane], self.next_n[lane] = group.last_seq + 1, group.n + 1
         flows = self._transfers(group.transfers)
         for event in group.events:
             before = rows[event[-1] - group.first_seq - 1] if event[-1] > group.first_seq else None
-            tx = before[1] if before is not None and len(before) == _WIDTH else event[0]
+            tx = before[2] if before is not None and len(before) == _WIDTH else event[0]
             self._event(event, flows.pop(tx, [0, 0, 0, 0, 0]))
         for tx, (into, out, _, _, posts) in flows.items():
             if into != out:
@@ -137,7 +137,7 @@ class Replay:
         """Replay transfers; returns by tx: into clearing, out of it, wallet and platform in it, posts."""
         flows: dict[str, list[int]] = {}
         debits, credits, clearing = self.debits, self.credits, self._clearing
-        for _, tx, leg, kind, code, debit, credit, amount, debit_total, _ in rows:
+        for _, _, tx, leg, kind, code, debit, credit, amount, debit_total, _ in rows:
             if kind in _POSTS:
                 debits[debit] = debits.get(debit, 0) + amount
                 credits[credit] = credits.get(credit, 0) + amount
@@ -198,7 +198,7 @@ class Replay:
                 self.problem(f"event {event[0]}: costs {cost}, by its tokens and prices {again}")
 
 
-_WIDTH = 10
+_WIDTH = len(TRANSFER_COLUMNS)
 """Fields of a transfer in a group; an event has more."""
 
 

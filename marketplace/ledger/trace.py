@@ -7,8 +7,7 @@ transactions, and nothing else. Recording costs one list append a statement.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import msgspec
 from catalog.ground.database import Database
 from catalog.ground.driver import configure_sqlite, sqlite_path
 
-Call = tuple[str, str, Any]
-"""`("execute" | "executemany" | "copy", sql, values)`."""
+Call = tuple[str, Any, Any]
+"""`("execute" | "executemany", sql, values)` to SQLite; `("prepare", name, sql)`, `("prepared", name,
+values)` and `("sync", None, None)` (send, and wait for all answers) to PostgreSQL."""
 
 
 class _Sqlite(sqlite3.Connection):
@@ -45,9 +45,7 @@ class TracedDatabase(Database):
             connection = _sqlite(sqlite_path(self.url))
             connection.calls = self.calls
             return connection
-        connection = super().raw_connection()
-        connection.cursor_factory = _cursor_class(self.calls)
-        return connection
+        return _Postgres(super().raw_connection(), self.calls)
 
 
 def _sqlite(path: str) -> _Sqlite:
@@ -57,32 +55,36 @@ def _sqlite(path: str) -> _Sqlite:
     return connection
 
 
-def _cursor_class(calls: list[Call]) -> Any:
-    import psycopg
+class _Postgres:
+    """A `psycopg` connection whose libpq connection is heard."""
 
-    class Traced(psycopg.Cursor[Any]):
-        def execute(self, query: Any, params: Any = None, **more: Any) -> Any:
-            calls.append(("execute", query, params))
-            return super().execute(query, params, **more)
+    def __init__(self, connection: Any, calls: list[Call]) -> None:
+        self._connection = connection
+        self.pgconn = _Pgconn(connection.pgconn, calls)
 
-        def executemany(self, query: Any, params_seq: Any, **more: Any) -> None:
-            calls.append(("executemany", query, params_seq))
-            super().executemany(query, params_seq, **more)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
 
-        @contextmanager
-        def copy(self, statement: Any, params: Any = None, **more: Any) -> Iterator[Any]:
-            with super().copy(statement, params, **more) as copying:
-                yield _Copying(copying, statement)
 
-    class _Copying:
-        def __init__(self, copying: Any, statement: str) -> None:
-            self._copying, self._statement = copying, statement
+class _Pgconn:
+    def __init__(self, pgconn: Any, calls: list[Call]) -> None:
+        self._pgconn = pgconn
+        self._calls = calls
 
-        def write(self, block: str) -> None:
-            calls.append(("copy", self._statement, block))
-            self._copying.write(block)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pgconn, name)
 
-    return Traced
+    def send_prepare(self, name: bytes, sql: bytes) -> None:
+        self._calls.append(("prepare", name, sql))
+        self._pgconn.send_prepare(name, sql)
+
+    def send_query_prepared(self, name: bytes, values: Sequence[bytes]) -> None:
+        self._calls.append(("prepared", name, values))
+        self._pgconn.send_query_prepared(name, values)
+
+    def pipeline_sync(self) -> None:
+        self._calls.append(("sync", None, None))
+        self._pgconn.pipeline_sync()
 
 
 def save(calls: Sequence[Call], path: Path) -> None:

@@ -52,14 +52,14 @@ class Mutant(NamedTuple):
 
 
 JOURNAL = "marketplace/ledger/journal.py"
-DIALECT = "marketplace/ledger/dialect.py"
+DIALECT = "marketplace/ledger/dialect_sqlite.py"
 WRITER = "marketplace/ledger/writer.py"
 MUTANTS = (
     Mutant(
         "settling does not release the rest",
         JOURNAL,
-        "self._move(account_id, _DR_PENDING, -amount)\n            self._move(account_id, _DR_POSTED",
-        "self._move(account_id, _DR_PENDING, -posted)\n            self._move(account_id, _DR_POSTED",
+        "            row[_DR_PENDING] -= amount\n",
+        "            row[_DR_PENDING] -= posted\n",
     ),
     Mutant(
         "more is posted than was held",
@@ -82,14 +82,14 @@ MUTANTS = (
     Mutant(
         "two legs on one account are checked one by one",
         JOURNAL,
-        "wanted[leg.account_id] = wanted.get(leg.account_id, 0) + leg.amount",
-        "wanted[leg.account_id] = leg.amount",
+        "wanted[account_id] = wanted.get(account_id, 0) + amount",
+        "wanted[account_id] = amount",
     ),
     Mutant(
         "a hold may take one micro-yuan too much",
         JOURNAL,
-        "if amount > available[account_id]:",
-        "if amount > available[account_id] + 1:",
+        "if amount > self._available[account_id]:",
+        "if amount > self._available[account_id] + 1:",
     ),
     Mutant(
         "money may stay in clearing",
@@ -100,45 +100,45 @@ MUTANTS = (
     Mutant(
         "a post counts each time it is sent",
         JOURNAL,
-        "        if op.tx in self._known:\n            return Done(changed=False)\n",
+        "        if op.tx in self._known:\n            return _UNCHANGED\n",
         "",
     ),
     Mutant(
         "a settlement counts twice in one batch",
         JOURNAL,
-        "        self._known.add(op.usage[0])\n",
+        "        self._known.add(usage[0])\n",
         "",
     ),
     Mutant(
         "a void changes the balance and writes no row",
         JOURNAL,
-        "        self._transfers.append((self._lane, *row))\n        self._chained.append(row)\n",
-        "        if kind == Kind.VOID:\n            return\n"
-        "        self._transfers.append((self._lane, *row))\n        self._chained.append(row)\n",
+        "            self._transfers.append((lane, self._next_seq, tx, index, *what))\n",
+        "            if kind == _VOID:\n                continue\n"
+        "            self._transfers.append((lane, self._next_seq, tx, index, *what))\n",
     ),
     Mutant(
         "a row is written and the balance is not",
         JOURNAL,
-        "self._move(credit_id, _CR_POSTED, amount)",
-        "self._move(credit_id, _CR_PENDING, 0)",
+        "totals[credit_id][_CR_POSTED] += amount",
+        "totals[credit_id][_CR_POSTED] += 0",
     ),
     Mutant(
         "debit totals are those before the row",
         JOURNAL,
-        "debit_total = totals[_DR_POSTED] if",
-        "debit_total = totals[_DR_POSTED] - amount if",
+        "debit_total = row[_DR_POSTED]\n",
+        "debit_total = row[_DR_POSTED] - amount\n",
     ),
     Mutant(
         "the chain skips usage events",
         "marketplace/ledger/chain.py",
-        "for row in rows]",
-        "for row in rows if len(row) < 12]",
+        "(previous.encode(), transfers, events)",
+        "(previous.encode(), transfers)",
     ),
     Mutant(
         "the chain forgets the link before",
         "marketplace/ledger/chain.py",
-        'f"{previous}\\x1e',
-        'f"\\x1e',
+        "(previous.encode(), transfers, events)",
+        "(transfers, events)",
     ),
     Mutant(
         "the sweeper expires holds that are still good",
@@ -161,8 +161,8 @@ MUTANTS = (
     Mutant(
         "an archived post counts again",
         DIALECT,
-        '"SELECT tx FROM ledger_archived_tx WHERE tx IN (SELECT value FROM json_each(?))"',
-        '"SELECT tx FROM ledger_archived_tx WHERE tx IN (SELECT value FROM json_each(?)) AND 0"',
+        '"SELECT tx FROM ledger_archived_tx WHERE tx IN (SELECT value FROM json_each(?1))"',
+        '"SELECT tx FROM ledger_archived_tx WHERE tx IN (SELECT value FROM json_each(?1)) AND 0"',
     ),
     Mutant(
         "an archive forgets promises that reach over its cut",

@@ -1,4 +1,4 @@
-"""One process of a race: threads that call, settle, release, refund, lapse and claim as they like.
+"""One process of a race: threads that call, settle, release, refund, lapse, claim and pay as they like.
 
     python -m tests.support.ledger_racer URL MARK SECONDS THREADS SEED FOLDER
 
@@ -20,24 +20,35 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from support.economy import ORGS, Economy, unhurried
+from sqlmodel import Session, col, select
+from support.economy import ORGS, OWNERS, Economy, unhurried
 from support.ledger_world import World
 
-from catalog.ground.clock import now_us
+from catalog.ground.clock import SECOND_US, now_us
 from catalog.ground.database import Database
 from catalog.ground.errors import TokenMartError
 from catalog.ground.ids import ulid
+from marketplace.ledger.accounts import take_control
 from marketplace.ledger.operations import Release
 from marketplace.ledger.sweep import expired_holds
 from marketplace.ledger.writer import LedgerWriter
+from marketplace.payouts import files, service
+from marketplace.payouts.accruals import accrue, mature
 from marketplace.prices.components import Buckets
 from marketplace.vouchers import claims, pools
+from marketplace.vouchers.caps import Against
+from marketplace.vouchers.granting import Order, caps_for, issue_grants, sized
 from marketplace.vouchers.refunds import refund
 from marketplace.vouchers.returning import lapse
-from marketplace.vouchers.service import issue
+from marketplace.vouchers.rules import load
+from marketplace.vouchers.tables import Claim
 
 HOLD_S = 1
+SCALE = 1000
+"""Pools and caps last for the race; grants and wallets stay small, and run dry all the time."""
 _FRESH_S = 2.0
+_AT_ONCE = 8
+"""Threads of a process that may use the pooled connections: a pool has fewer than a race has threads."""
 
 
 class Racer:
@@ -48,7 +59,7 @@ class Racer:
         # The writer stays durable. Of the rest, a killed process loses nothing that the system has.
         unhurried(self.database)
         world = World(self.database, f"racer-{ulid()}")
-        self.economy = Economy(self.database, world, mark, now_us())
+        self.economy = Economy(self.database, world, mark, now_us(), SCALE)
         self.writer = LedgerWriter(self.database.raw_connection, f"racer-{ulid()}")
         self.random = random.Random(seed)
         self.acknowledged = os.open(folder / "answered", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -56,15 +67,21 @@ class Racer:
         self.done: Counter[str] = Counter()
         self._payers: dict[tuple[str, str], tuple[float, object]] = {}
         self._lock = threading.Lock()
+        self._control = threading.BoundedSemaphore(_AT_ONCE)
 
     def run(self, until: float) -> None:
         """Do something, again and again."""
-        steps = [self.call] * 120 + [self.give_back] * 4
-        steps += [self.sweep, self.lapse, self.issue, self.top_up, self.claim]
+        seldom = [self.sweep, self.lapse, self.top_up, self.jobs, self.pay]
+        steps = [self.give_back] * 4 + [self.issue] * 6 + [self.claim] * 2 + [self.decide] * 4
+        steps += seldom * 2
         while time.monotonic() < until:
-            step = self.random.choice(steps)
+            step = self.call if self.random.random() < 0.8 else self.random.choice(steps)
             try:
-                step()
+                if step == self.call:
+                    self.call()
+                else:
+                    with self._control:
+                        step()
                 self.done[step.__name__] += 1
             except TokenMartError as refusal:
                 self.done[f"{step.__name__}: {refusal.code}"] += 1
@@ -76,7 +93,7 @@ class Racer:
 
     def call(self) -> None:
         """Hold, and then settle, void, settle twice, or walk away."""
-        org, owner = self.random.choice(ORGS), self.random.choice(["maker", "maker", "a"])
+        org, owner = self.random.choice(ORGS), self.random.choice(["maker", "maker", "a", "kin"])
         call = self.economy.call(org, *self._payers_of(org, owner), self.random.randrange(1, 120))
         call.id, call.started_at_us = f"gen-{ulid()}", now_us()
         self.writer.submit(call.hold(HOLD_S))
@@ -129,13 +146,21 @@ class Racer:
             lapse(session, now_us(), limit=20)
 
     def issue(self) -> None:
-        """Issue a voucher that ends in a moment."""
-        org, code = self.random.choice(ORGS), self.random.choice(sorted(Economy.RATIOS))
-        made, amount = self.economy.programmes[code], self.random.randrange(1, 60)
+        """Issue a voucher that ends in a moment, as far as its caps and pools leave room."""
+        org = self.economy.org(self.random.choice(ORGS))
+        code = self.random.choice(sorted(Economy.RATIOS))
+        made, asked = self.economy.programmes[code], self.random.randrange(1, 60)
         ends = now_us() + self.random.choice([300_000, 2_000_000, 10**12])
         with self.database.session() as session:
-            name = self.economy.org(org)
-            issue(session, f"iss-{ulid()}", made, name, amount, now_us(), expires_at_us=ends)
+            take_control(session)
+            at_us, sealed, against = now_us(), load(made.rules), Against(org)
+            amount = sized(session, made, sealed, asked, {}, against, at_us).amount_u
+            if amount:
+                caps = caps_for(sealed, {}, against, at_us)
+                order = Order(
+                    f"iss-{ulid()}", made, org, amount, at_us, expires_at_us=ends, caps=caps
+                )
+                issue_grants(session, order)
 
     def top_up(self) -> None:
         """A little money for somebody."""
@@ -145,17 +170,57 @@ class Racer:
         self.writer.submit(world.post(f"top-{ulid()}", world.bank, wallet, 400))
 
     def claim(self) -> None:
-        """Claim from one funder what it owes by now, to the end of the road."""
-        made = self.economy.programmes[self.random.choice(["city", "district", "later"])]
+        """Claim from one funder what it owes by now. Between the two steps the process may die."""
+        made = self.economy.programmes[self.random.choice(sorted(Economy.RATIOS))]
+        name = f"clm-{ulid()}"
         with self.database.session() as session:
             part = self.random.choice(list(pools.funders_of(session, made.id)))
             at_us = now_us()
-            period = claims.Period("p", 0, at_us)
-            row = claims.draft(session, f"clm-{ulid()}", made, part.funder_id, period, "ann", at_us)
-            claims.submit(session, row.id, [], "bob", at_us)
+            period = claims.Period("p", at_us - 3 * SECOND_US, at_us)
+            claims.draft(session, name, made, part.funder_id, period, "ann", at_us)
+        with self.database.session() as session:
+            claims.submit(session, name, [], "bob", now_us())
+
+    def decide(self) -> None:
+        """Take anybody's claim a step further."""
+        with self.database.session() as session:
+            query = select(Claim.id, Claim.state).where(
+                col(Claim.state).in_(("draft", "submitted", "audited"))
+            )
+            found = session.exec(query.limit(20)).all()
+            if found:
+                self._decide(session, *self.random.choice(found))
+
+    def _decide(self, session: Session, name: str, state: str) -> None:
+        if state == "audited":
+            claims.settle(session, name, f"bank-{name}", "dan", now_us())
+        elif state == "draft" or self.random.random() < 0.1:
+            claims.withdraw(session, name, "bob", now_us())
+        else:
             refused = [claims.Verdict(1, False, "no")] if self.random.random() < 0.3 else []
-            claims.audit(session, row.id, refused, "cyd", at_us, rest=True)
-            claims.settle(session, row.id, f"bank-{row.id}", "dan", at_us)
+            claims.audit(session, name, refused, "cyd", now_us(), rest=True)
+
+    def jobs(self) -> None:
+        """Add up and mature what is there."""
+        with self.database.session() as session:
+            accrue(session, now_us())
+            mature(session, now_us())
+
+    def pay(self) -> None:
+        """Pay somebody out, in as many transactions as there are steps; some of it comes back."""
+        org = self.economy.org(self.random.choice((*OWNERS, "kin")))
+        name = f"pay-{ulid()}"
+        with self.database.session() as session:
+            service.prepare(session, name, org, "ann", now_us())
+        with self.database.session() as session:
+            service.approve(session, name, "bob", now_us())
+        with self.database.session() as session:
+            files.export(session, f"file-{ulid()}", "bob", now_us())
+        with self.database.session() as session:
+            service.paid(session, name, f"bank-{name}", "bob", now_us())
+        if self.random.random() < 0.3:
+            with self.database.session() as session:
+                service.reverse(session, name, "a race", "eve", now_us())
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from support.ledger_world import PRICES, T0, World, usage
 
 from catalog.ground.database import Database
-from marketplace.ledger.chain import GENESIS, batch_sha256
+from marketplace.ledger.chain import GENESIS, rows_sha256
 from marketplace.ledger.chart import Code, Rule
 from marketplace.ledger.operations import Entry, Post
 from marketplace.ledger.verify import verify
@@ -184,11 +184,7 @@ def _rechained(database: Database) -> None:
     with database.engine.connect() as connection:
         for group in live_groups(connection):
             assert isinstance(group, Group)
-            rows = sorted(
-                [(row[0], row) for row in group.transfers]
-                + [(row[-1], row) for row in group.events]
-            )
-            head = batch_sha256(heads.get(group.lane, GENESIS), [row for _, row in rows])
+            head = rows_sha256(heads.get(group.lane, GENESIS), group.transfers, group.events)
             heads[group.lane] = head
             updates.append((group.lane, group.n, head))
     _tamper(
@@ -315,16 +311,23 @@ def test_a_running_ledger_can_be_proven(world: World) -> None:
 
 
 def test_a_link_covers_every_field_every_row_and_the_link_before() -> None:
-    row = (1, "tx", 0, 1, 4, 7, 8, 5, None, T0)
+    row = (7, 1, "tx", 0, 1, 4, 7, 8, 5, None, T0)
+    event = (*usage("c1", 5), 7, 2)
     links = [
-        batch_sha256(previous, rows)
-        for previous, rows in (
-            (GENESIS, [row]),
-            ("1" + GENESIS[1:], [row]),
-            (GENESIS, [row, row]),
-            (GENESIS, [(1, "tx0", *row[3:])]),
-            (GENESIS, []),
-            *((GENESIS, [(*row[:i], "x", *row[i + 1 :])]) for i in range(len(row))),
+        rows_sha256(previous, transfers, events)
+        for previous, transfers, events in (
+            (GENESIS, [row], [event]),
+            ("1" + GENESIS[1:], [row], [event]),
+            (GENESIS, [row, row], [event]),
+            (GENESIS, [row], [event, event]),
+            (GENESIS, [row, event], []),
+            (GENESIS, [row], []),
+            (GENESIS, [], [event]),
+            (GENESIS, [], []),
+            (GENESIS, [(*row[:2], "tx0", *row[4:])], [event]),
+            (GENESIS, [(*row[:2], '","', *row[3:])], [event]),
+            *((GENESIS, [(*row[:i], "x", *row[i + 1 :])], [event]) for i in range(len(row))),
+            *((GENESIS, [row], [(*event[:i], "x", *event[i + 1 :])]) for i in range(len(event))),
         )
     ]
     assert len(set(links)) == len(links)
