@@ -41,6 +41,20 @@ class Organisation(SQLModel, table=True):
     verified_by: str = Field(default="", sa_column=_text())
 
 
+class OrganisationStatus(SQLModel, table=True):
+    """From `at_us` on the organisation is `active` or `suspended`, because `by` said so. Rows are added."""
+
+    __tablename__ = "organisation_status"
+    __table_args__ = (Index("organisation_status_org", "org_id", "at_us"),)
+
+    id: str = Field(sa_column=_key())
+    org_id: str = Field(sa_column=_text())
+    status: str = Field(sa_column=_text())
+    reason: str = Field(sa_column=_text())
+    by: str = Field(sa_column=_text())
+    at_us: int = Field(sa_column=_instant())
+
+
 class Membership(SQLModel, table=True):
     """A person's role in an organisation, for as long as it lasted. `member` is a name or an address."""
 

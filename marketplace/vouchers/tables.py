@@ -35,7 +35,10 @@ def _added_text() -> Column[str]:
 
 
 class Funder(SQLModel, table=True):
-    """Who pays: a nation, province, city, district, company, or the platform itself."""
+    """Who pays: a nation, province, city, district, company, or the platform itself.
+
+    `org_id` is the organisation whose members act for it, '' for none.
+    """
 
     __tablename__ = "funder"
 
@@ -45,6 +48,7 @@ class Funder(SQLModel, table=True):
     name_en: str = Field(sa_column=Column(Text, nullable=False))
     level: str = Field(sa_column=Column(Text, nullable=False))
     region: str = Field(default="", sa_column=Column(Text, nullable=False))
+    org_id: str = Field(default="", sa_column=_added_text())
 
 
 class Programme(SQLModel, table=True):
@@ -128,7 +132,8 @@ class Appropriation(SQLModel, table=True):
 class Application(SQLModel, table=True):
     """An organisation asks for a voucher. `state`: applied, prepared, approved or rejected.
 
-    `facts` are what it declares of its contract, `evidence` `[{kind, name, sha256}, …]`. Whoever
+    `facts` are what it declares of its contract, `evidence` `[{kind, name, sha256}, …]`. `provider` is
+    the contract's other party: an organisation's id, `uscc:…` outside, '' when none is named. Whoever
     prepared it (a proposal of how much) and whoever applied cannot decide it.
     """
 
@@ -138,6 +143,7 @@ class Application(SQLModel, table=True):
     programme_id: str = Field(sa_column=_text(index=True))
     org_id: str = Field(sa_column=_text(index=True))
     contract_ref: str = Field(sa_column=_text())
+    provider: str = Field(default="", sa_column=_added_text())
     requested_u: int = Field(sa_column=_number())
     proposed_u: int | None = Field(default=None, sa_column=_maybe())
     approved_u: int | None = Field(default=None, sa_column=_maybe())
@@ -151,6 +157,52 @@ class Application(SQLModel, table=True):
     reason: str = Field(default="", sa_column=_text())
     at_us: int = Field(sa_column=_number())
     decided_at_us: int | None = Field(default=None, sa_column=_maybe())
+
+
+class ContractInvoice(SQLModel, table=True):
+    """An invoice on the contract of an application, paid outside the gateway.
+
+    `charges` is `{what: micro-yuan}`, together `amount_u`; `eligible_u` of it the programme subsidises.
+    `sha256` is the invoice's own document, `evidence` `[{kind, name, sha256}, …]` all of them. `state`:
+    presented, accepted or refused. Accepted, its id is that of the usage event that spends the voucher.
+    """
+
+    __tablename__ = "contract_invoice"
+    __table_args__ = (
+        Index("contract_invoice_application", "application_id"),
+        Index(
+            "contract_invoice_number",
+            "provider",
+            "number",
+            unique=True,
+            sqlite_where=text("state <> 'refused'"),
+            postgresql_where=text("state <> 'refused'"),
+        ),
+        Index(
+            "contract_invoice_paper",
+            "sha256",
+            unique=True,
+            sqlite_where=text("state <> 'refused'"),
+            postgresql_where=text("state <> 'refused'"),
+        ),
+    )
+
+    id: str = Field(sa_column=_key())
+    application_id: str = Field(sa_column=_text())
+    org_id: str = Field(sa_column=_text())
+    provider: str = Field(sa_column=_text())
+    number: str = Field(sa_column=_text())
+    sha256: str = Field(sa_column=_text())
+    amount_u: int = Field(sa_column=_number())
+    charges: str = Field(sa_column=_text())
+    eligible_u: int = Field(sa_column=_number())
+    evidence: str = Field(sa_column=_text())
+    state: str = Field(sa_column=_text())
+    presented_by: str = Field(sa_column=_text())
+    presented_at_us: int = Field(sa_column=_number())
+    decided_by: str = Field(default="", sa_column=_text())
+    decided_at_us: int | None = Field(default=None, sa_column=_maybe())
+    reason: str = Field(default="", sa_column=_text())
 
 
 class CapUse(SQLModel, table=True):
