@@ -16,6 +16,7 @@ from marketplace.cli.options import ByOption, evidence_of
 from marketplace.cli.output import Format, FormatOption, say, show
 from marketplace.settings import Settings
 from marketplace.vouchers import claims
+from marketplace.vouchers.claim_rules import findings
 from marketplace.vouchers.claims import Verdict
 from marketplace.vouchers.periods import period
 from marketplace.vouchers.pools import funder as funder_called
@@ -72,6 +73,19 @@ def lines(claim: ClaimId, form: FormatOption = Format.TABLE) -> None:
             }
             for line in claims.lines(session, claim)
         ]
+    show(rows, form)
+
+
+@app.command("findings")
+def list_findings(claim: ClaimId, form: FormatOption = Format.TABLE) -> None:
+    """List the lines that a rule refuses, whatever an auditor says."""
+    with Settings().database.reading() as session:
+        row = claims.claim(session, claim)
+        found = findings(session, row, claims.lines(session, claim))
+    rows = [
+        {"line": n, "rule": r.rule, "clause": r.clause, "why": r.message}
+        for n, r in sorted(found.items())
+    ]
     show(rows, form)
 
 

@@ -14,6 +14,7 @@ from catalog.ground.ids import new_id
 from catalog.ground.units import format_yuan, parse_yuan
 from marketplace.cli.options import ByOption, day_end_us, day_of, evidence_of
 from marketplace.cli.output import Format, FormatOption, say, show
+from marketplace.members import parties
 from marketplace.members.organisations import organisation
 from marketplace.members.tables import Organisation
 from marketplace.settings import Settings
@@ -40,6 +41,9 @@ def apply(
     yuan: Annotated[str, typer.Argument(help="amount in yuan")],
     by: ByOption,
     contract: Annotated[str, typer.Option(help="reference of the contract")] = "",
+    provider: Annotated[
+        str, typer.Option(help="its other party: a slug, or uscc:… for one that is none here")
+    ] = "",
     fact: Annotated[
         list[str] | None, typer.Option(help="contract.<name>=<json>, declared (repeat)")
     ] = None,
@@ -55,8 +59,9 @@ def apply(
     for kind, _, name in (item.partition("=") for item in evidence or []):
         sha256, told = evidence_of(Path(name))
         papers.append({"kind": kind, "name": told, "sha256": sha256})
-    wish = Wish(parse_yuan(yuan), contract, facts, papers)
     with Settings().database.session() as session:
+        other = parties.party(session, provider) if provider else ""
+        wish = Wish(parse_yuan(yuan), contract, facts, papers, provider=other)
         made = open_programme(session, programme)
         org_id = organisation(session, org).id
         row = applications.apply(session, tx or new_id("app"), made, org_id, wish, by, now_us())

@@ -4,6 +4,7 @@ concentration   one organisation is most of an owner's subsidised revenue
 repetition      the same request, byte for byte, again and again on public money
 night           most of an organisation's calls come between midnight and six in Beijing
 velocity        a new organisation spends its vouchers at once
+rule            a line of an open claim that its programme's rules refuse, whatever the auditor says
 circle          money goes round: A's vouchers pay B and B's pay A, or holdings close a loop
 """
 
@@ -25,6 +26,9 @@ from marketplace.members.related import Link
 from marketplace.members.tables import Organisation
 from marketplace.reports.sheets import Report, Row, sheet
 from marketplace.reports.sources import Period
+from marketplace.vouchers.claim_rules import findings, words
+from marketplace.vouchers.claims import lines
+from marketplace.vouchers.tables import Claim
 
 NIGHT_ENDS_H = 6
 
@@ -68,6 +72,7 @@ def anomalies(session: Session, period: Period, at_us: int, limits: Limits | Non
         *_velocity(seen, orgs, period, limits),
         *_circles(seen, names),
         *_loops(all_links(session), names, period),
+        *_by_rule(session, names, period),
     ]
     cover = {"period": period.name, "flags": len(rows), "made_at": to_iso(at_us)}
     columns = ("kind", "who", "with", "amount_u", "calls", "why")
@@ -156,6 +161,23 @@ def _loops(links: Iterable[Link], names: Mapping[str, str], period: Period) -> I
             told.add(frozenset(path))
             why = " → ".join(names.get(party, party) for party in (*path, start))
             yield _flag("circle", names, start, "", 0, 0, f"holdings close a loop: {why}")
+
+
+def _by_rule(session: Session, names: Mapping[str, str], period: Period) -> Iterator[Row]:
+    """Tell before the audit what it will refuse, by organisation and rule."""
+    waits = col(Claim.state).in_(("draft", "submitted"))
+    query = select(Claim).where(waits, Claim.until_us > period.from_us)
+    for claim in session.exec(query.order_by(col(Claim.id))):
+        found = {line.n: line for line in lines(session, claim.id)}
+        sums: Counter[tuple[str, str, str]] = Counter()
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for n, refusal in findings(session, claim, list(found.values())).items():
+            key = (found[n].org_id, found[n].owner_org, words(refusal))
+            sums[key] += found[n].amount_u
+            counts[key] += 1
+        for (org, owner, why), amount_u in sorted(sums.items()):
+            count = counts[org, owner, why]
+            yield _flag("rule", names, org, owner, amount_u, count, f"{claim.id}: {why}")
 
 
 def _way_back(start: str, holds: Mapping[str, list[str]]) -> list[str]:

@@ -19,6 +19,7 @@ from sqlmodel import Session, col, select
 from catalog.ground.errors import BadRequest, Conflict, Forbidden, NotFound
 from marketplace.ledger.accounts import take_control
 from marketplace.members.four_eyes import two_persons
+from marketplace.vouchers import anti_fraud
 from marketplace.vouchers.caps import Against, Sized, contract_grant_u
 from marketplace.vouchers.facts import kind_of
 from marketplace.vouchers.granting import Order, caps_for, issue_grants, sized
@@ -28,6 +29,7 @@ from marketplace.vouchers.rules import Programme as Sealed
 from marketplace.vouchers.rules import load
 from marketplace.vouchers.tables import Application, Grant, Programme
 from marketplace.vouchers.terms import Facts, FactValue, Refusal
+from marketplace.vouchers.velocity import open_day
 
 APPLIED, PREPARED, APPROVED, REJECTED = "applied", "prepared", "approved", "rejected"
 
@@ -41,6 +43,8 @@ class Wish:
     facts: Mapping[str, Any] = field(default_factory=dict)
     evidence: Sequence[Mapping[str, str]] = ()
     claimant: str = ""
+    provider: str = ""
+    """The contract's other party: an organisation's id, or `uscc:…` of one that is none here."""
 
 
 def apply(
@@ -69,6 +73,7 @@ def apply(
         programme_id=made.id,
         org_id=org_id,
         contract_ref=wish.contract_ref,
+        provider=wish.provider,
         requested_u=wish.requested_u,
         claimant=_claimant(sealed, wish),
         facts=json.dumps(dict(wish.facts), ensure_ascii=False, sort_keys=True),
@@ -114,14 +119,14 @@ def approve(
     ceiling_u = min(
         row.requested_u, *(u for u in (row.proposed_u, amount_u) if u is not None), 2**62
     )
-    tranche_u = sealed.rules.budget.tranche_u
-    wanted_u = ceiling_u if tranche_u is None else min(ceiling_u, tranche_u)
+    wanted_u = ceiling_u if sealed.step_u is None else min(ceiling_u, sealed.step_u)
+    open_day(session, sealed, row.org_id, at_us)
     facts, against = admission_facts(session, row, at_us), against_of(row)
     found = size_of(session, made, sealed, row, wanted_u, facts, at_us)
     if found.amount_u <= 0:
         refuse_if_any(found.bound_by)
     row.state, row.decided_by, row.decided_at_us = APPROVED, by, at_us
-    row.approved_u = ceiling_u if tranche_u is not None else found.amount_u
+    row.approved_u = ceiling_u if sealed.step_u is not None else found.amount_u
     session.add(row)
     order = Order(
         tx=f"issue:{row.id}",
@@ -129,7 +134,7 @@ def approve(
         org_id=row.org_id,
         amount=found.amount_u,
         at_us=at_us,
-        ceiling=ceiling_u if tranche_u is not None else None,
+        ceiling=ceiling_u if sealed.step_u is not None else None,
         application_id=row.id,
         caps=caps_for(sealed, facts, against, at_us),
     )
@@ -166,14 +171,20 @@ def grants_of(session: Session, application_id: str) -> Sequence[Grant]:
 
 
 def admission_facts(session: Session, row: Application, at_us: int) -> Facts:
-    """Return the verified facts of the organisation and the declared ones of its contract."""
+    """Return the verified facts of the organisation and the declared ones of its contract.
+
+    Whether the contract's parties are related is not asked when they are known.
+    """
     declared = {key: _value(value) for key, value in json.loads(row.facts).items()}
+    if row.provider:
+        group = anti_fraud.group_of(session, row.org_id, at_us)
+        declared["contract.supplier_related"] = row.provider in group
     return {**declared, **org_facts(session, row.org_id, at_us).facts}
 
 
 def against_of(row: Application) -> Against:
     """Return for whom the caps count."""
-    return Against(row.org_id, row.contract_ref)
+    return Against(row.org_id, row.contract_ref, row.provider)
 
 
 def refusals(
@@ -184,24 +195,7 @@ def refusals(
     if made.state != PUBLISHED:
         text = f"{sealed.name} is {made.state}."
         found.append(Refusal("", sealed.name, "programme.state", "", text))
-    fraud = sealed.rules.anti_fraud
-    others = [a for a in _granted(session, made.code) if a.id != row.id]
-    same = {"contract": row.contract_ref, "org": row.org_id}
-    if fraud.one_voucher_per == "contract" and not row.contract_ref:
-        text = "A voucher is issued on a contract: name it."
-        found.append(Refusal("", sealed.name, "anti_fraud.contract", fraud.clause, text))
-    if fraud.one_voucher_per and any(
-        {"contract": a.contract_ref, "org": a.org_id}[fraud.one_voucher_per]
-        == same[fraud.one_voucher_per]
-        for a in others
-    ):
-        text = f"There is a voucher for this {fraud.one_voucher_per} already."
-        found.append(Refusal("", sealed.name, "anti_fraud.one_voucher_per", fraud.clause, text))
-    if fraud.one_claimant_per_contract and any(
-        a.contract_ref == row.contract_ref and a.claimant != row.claimant for a in others
-    ):
-        text = "The other party has a voucher on this contract."
-        found.append(Refusal("", sealed.name, "anti_fraud.one_claimant", fraud.clause, text))
+    found += anti_fraud.refusals(session, made, sealed, row, at_us)
     return tuple(found)
 
 
@@ -250,12 +244,6 @@ def _open(session: Session, application_id: str) -> Application:
     if row.state in (APPROVED, REJECTED):
         raise Conflict(f"This application is {row.state}.", rule="application.state")
     return row
-
-
-def _granted(session: Session, code: str) -> Sequence[Application]:
-    """Return the applications under any version of a programme that hold, or wait for, a voucher."""
-    query = select(Application).join(Programme, col(Programme.id) == Application.programme_id)
-    return session.exec(query.where(Programme.code == code, Application.state != REJECTED)).all()
 
 
 def _claimant(sealed: Sealed, wish: Wish) -> str:

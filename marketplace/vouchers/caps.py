@@ -18,6 +18,8 @@ from marketplace.vouchers.rules import Programme
 from marketplace.vouchers.schema import Cap
 from marketplace.vouchers.terms import Facts, Refusal
 
+_VELOCITY = "velocity"
+
 
 class Against(NamedTuple):
     """For whom a grant is asked; empty where it does not apply."""
@@ -64,6 +66,11 @@ def cap_key(programme: Programme, cap: Cap, against: Against, at_us: int) -> str
     return f"{scope}/{cap.per}/{subject}/{period_key(cap.period, at_us)}"
 
 
+def velocity_key(programme: Programme, org_id: str, at_us: int) -> str:
+    """Return under which name a day's issues to an organisation count against the programme's velocity."""
+    return f"{programme.rules.code}/{_VELOCITY}/{org_id}/{period_key('day', at_us)}"
+
+
 def cap_keys(programme: Programme, facts: Facts, against: Against, at_us: int) -> dict[str, Cap]:
     """Return the caps that apply to these facts, by key: sum up `Counted` for each, then call `size`."""
     keys: dict[str, Cap] = {}
@@ -74,7 +81,23 @@ def cap_keys(programme: Programme, facts: Facts, against: Against, at_us: int) -
         key = cap_key(programme, cap, against, at_us)
         if key not in keys or cap.amount_u < keys[key].amount_u:
             keys[key] = cap
+    fraud = programme.rules.anti_fraud
+    if fraud.velocity_u_per_day is not None:
+        key = velocity_key(programme, against.org, at_us)
+        keys[key] = Cap(
+            per="org",
+            amount_u=fraud.velocity_u_per_day,
+            period="day",
+            basis="issued",
+            clause=fraud.clause,
+        )
     return keys
+
+
+def _rule(key: str, cap: Cap) -> str:
+    if key.split("/")[1] == _VELOCITY:
+        return "anti_fraud.velocity_u_per_day"
+    return f"caps.{cap.per}"
 
 
 def room_u(programme: Programme, cap: Cap, counted: Counted) -> int:
@@ -114,8 +137,11 @@ def size(
         room = room_u(programme, cap, counted.get(key, Counted()))
         if room < amount:
             amount = room
-            text = f"The cap of {cap.amount_u} micro-yuan per {cap.per} and {cap.period} leaves {room}."
-            bound.append(Refusal("", programme.name, f"caps.{cap.per}", cap.clause, text))
+            whom = f"{cap.per} and those related to it" if cap.with_related else cap.per
+            text = (
+                f"The cap of {cap.amount_u} micro-yuan per {whom} and {cap.period} leaves {room}."
+            )
+            bound.append(Refusal("", programme.name, _rule(key, cap), cap.clause, text))
     if programme.rules.on_funder_exhausted == "stop":
         for funder, share in programme.shares:
             left = pools.get(funder, 0)

@@ -69,6 +69,22 @@ def _budget(rules: ProgrammeRules) -> None:
             "A tranche must be more than 0 and at most the budget.",
             "Leave it out to issue grants whole.",
         )
+    velocity = rules.anti_fraud.velocity_u_per_day
+    if velocity == 0:
+        raise _refuse(
+            "velocity",
+            "anti_fraud.velocity_u_per_day",
+            "Nothing could ever be spent.",
+            "Leave it out.",
+        )
+    if rules.subsidy.upto and (tranche, velocity) != (None, None):
+        # Brackets are grants of their own width, drawn in order: no lease may widen one.
+        raise _refuse(
+            "tranche",
+            "subsidy.upto",
+            "A progressive scale is issued whole.",
+            "Leave out budget.tranche_u and anti_fraud.velocity_u_per_day.",
+        )
 
 
 def _window(rules: ProgrammeRules) -> None:
@@ -126,6 +142,8 @@ def _caps(rules: ProgrammeRules) -> None:
             raise _refuse("cap", "caps", "A cap per group names its group, no other does.", "")
         if (cap.per == "funder_org") != (cap.funder is not None):
             raise _refuse("cap", "caps", "A cap per funder and organisation names its funder.", "")
+        if cap.with_related and cap.per in ("contract", "provider"):
+            raise _refuse("cap", "caps", "Only organisations are counted with those related.", "")
         if cap.funder is not None and cap.funder not in funders:
             raise _refuse("cap", "caps", f"{cap.funder!r} does not fund this programme.", "")
 

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 
 from sqlmodel import Session, col, func, or_, select
 
+from marketplace.vouchers.claim_rules import waiting
 from marketplace.vouchers.claimable import Item, refund_items, used_items
 from marketplace.vouchers.periods import Period
-from marketplace.vouchers.tables import Claim, ClaimLine
+from marketplace.vouchers.rules import load
+from marketplace.vouchers.tables import Claim, ClaimLine, Programme
 
 PENDING, ALLOWED, REFUSED, CLAWED = "pending", "allowed", "disallowed", "clawed_back"
 WITHDRAWN = "withdrawn"
@@ -35,8 +37,12 @@ def lines_sha256(found: Iterable[ClaimLine]) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def unclaimed(session: Session, programme_id: str, funder_id: str, period: Period) -> list[Item]:
-    """Return the funder's items without a live line. The last claim's period is looked through again."""
+def unclaimed(session: Session, made: Programme, funder_id: str, period: Period) -> list[Item]:
+    """Return the funder's items without a live line. The last claim's period is looked through again.
+
+    What waits for more days of use (see `claim_rules`) is left for a later claim.
+    """
+    programme_id, sealed = made.id, load(made.rules)
     last_us = session.exec(
         select(func.max(Claim.from_us)).where(
             Claim.programme_id == programme_id,
@@ -46,6 +52,8 @@ def unclaimed(session: Session, programme_id: str, funder_id: str, period: Perio
     ).one()
     # Without a claim so far everything counts; a call may be booked after the period that it ended in.
     from_us = min(int(last_us or 0), period.from_us)
+    if sealed.rules.anti_fraud.min_distinct_days is not None:
+        from_us = 0
     live = {
         (event_id, leg, refund_id)
         for event_id, leg, refund_id in session.exec(
@@ -63,10 +71,13 @@ def unclaimed(session: Session, programme_id: str, funder_id: str, period: Perio
         *used_items(session, programme_id, from_us, period.until_us),
         *refund_items(session, programme_id, period.until_us),
     ]
+    later = waiting(session, programme_id, sealed, items, period.until_us)
     return [
         item
         for item in items
-        if item.funder_id == funder_id and (item.event_id, item.leg, item.refund_id) not in live
+        if item.funder_id == funder_id
+        and item.org_id not in later
+        and (item.event_id, item.leg, item.refund_id) not in live
     ]
 
 

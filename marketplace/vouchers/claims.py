@@ -44,9 +44,11 @@ from marketplace.vouchers.claim_money import (
     reimburse,
     step_entries,
 )
+from marketplace.vouchers.claim_rules import findings, words
 from marketplace.vouchers.periods import Period
 from marketplace.vouchers.rules import load
 from marketplace.vouchers.tables import Claim, ClaimLine, Programme
+from marketplace.vouchers.terms import Refusal
 
 __all__ = [
     "Period",
@@ -96,7 +98,7 @@ def draft(
         raise Conflict("A free quota is not claimed from anybody.", rule="claim.quota")
     if period.until_us > at_us:
         raise Conflict("The period has not ended yet.", rule="claim.period")
-    items = unclaimed(session, made.id, funder_id, period)
+    items = unclaimed(session, made, funder_id, period)
     total_u = sum(item.amount_u for item in items)
     if total_u <= 0:
         raise Conflict(
@@ -174,17 +176,24 @@ def audit(
     """Record what the auditor says of lines; `rest` allows every line not spoken of.
 
     When no line is pending any more the claim is audited and the ledger moves. `by` is neither who
-    drafted nor who submitted it. A refused leg takes its refunds in the same claim with it.
+    drafted nor who submitted it. A refused leg takes its refunds in the same claim with it, and what a
+    rule refuses (`claim_rules`) nobody can allow.
     """
     row = _step(session, claim_id, SUBMITTED, AUDITED)
     if row.state == AUDITED:
         return row
     two_persons(by, row.drafted_by, row.submitted_by, what="claim")
     found = {line.n: line for line in lines(session, row.id)}
+    refused = findings(session, row, list(found.values()))
+    for n, finding in refused.items():
+        if found[n].state == PENDING:
+            decide(session, found[n], REFUSED, words(finding), by, at_us)
     for verdict in verdicts:
         line = found.get(verdict.n)
         if line is None:
             raise NotFound(f"The claim has no line {verdict.n}.", rule="claim.line")
+        if verdict.allow and verdict.n in refused:
+            raise _forbidden(verdict.n, refused[verdict.n])
         if not verdict.allow and not verdict.reason.strip():
             raise BadRequest(
                 f"Line {verdict.n}: a refusal says why.", rule="claim.reason", param="reason"
@@ -199,6 +208,15 @@ def audit(
     if rest or not waiting:
         _close_audit(session, row, list(found.values()), by, at_us)
     return row
+
+
+def _forbidden(n: int, finding: Refusal) -> Conflict:
+    return Conflict(
+        f"Line {n} cannot be allowed. {finding.message}",
+        rule=finding.rule,
+        remedy="Leave it out of the verdicts: it is refused by the rule.",
+        details={"clause": finding.clause},
+    )
 
 
 def settle(session: Session, claim_id: str, bank_ref: str, by: str, at_us: int) -> Claim:

@@ -29,6 +29,7 @@ from marketplace.vouchers.rules import load
 from marketplace.vouchers.service import midnight_after_us
 from marketplace.vouchers.tables import CodeUse, Grant, Programme, VoucherCode
 from marketplace.vouchers.terms import Refusal
+from marketplace.vouchers.velocity import open_day
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _SHOWN = 7
@@ -177,6 +178,10 @@ def _order(session: Session, code: VoucherCode, tx: str, org_id: str, at_us: int
     found = list(sealed.admit(facts, at_us))
     if made.state != PUBLISHED:
         found.append(Refusal("", sealed.name, "programme.state", "", f"It is {made.state}."))
+    if any(cap.per == "provider" for cap in sealed.rules.caps):
+        words = "Its vouchers name a provider, which a code cannot: apply for one."
+        found.append(Refusal("", sealed.name, "caps.provider", "", words))
+    open_day(session, sealed, org_id, at_us)
     size = sized(session, made, sealed, code.amount_u, facts, against, at_us)
     if size.amount_u < code.amount_u:
         found += size.bound_by

@@ -17,6 +17,7 @@ from marketplace.ledger.reading import totals
 from marketplace.members.door import After, Authorization, Door, Limit, Signed, page, told
 from marketplace.members.four_eyes import Act
 from marketplace.members.organisations import organisation
+from marketplace.members.parties import party
 from marketplace.vouchers import applications, codes, programmes, returning
 from marketplace.vouchers.applications import Wish
 from marketplace.vouchers.codes import CodeTerms
@@ -133,6 +134,7 @@ def _applications(router: APIRouter, door: Door) -> None:
                 body.facts,
                 [item.plain() for item in body.evidence],
                 body.claimant,
+                party(session, body.provider) if body.provider else "",
             )
             made = programmes.open_programme(session, body.programme)
             org_id = organisation(session, body.org).id

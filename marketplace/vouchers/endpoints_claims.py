@@ -12,6 +12,7 @@ from catalog.ground.ids import new_id
 from marketplace.members.door import After, Authorization, Door, Limit, Signed, page, told
 from marketplace.members.four_eyes import Act
 from marketplace.vouchers import adjustments, claims, refunds
+from marketplace.vouchers.claim_rules import findings
 from marketplace.vouchers.claims import Verdict
 from marketplace.vouchers.periods import period
 from marketplace.vouchers.pools import funder
@@ -68,6 +69,18 @@ def _reading(router: APIRouter, door: Door) -> None:
                 "data": [told(row) for row in rows[:limit]],
                 "next": rows[limit - 1].n if more else None,
             }
+
+    @router.get("/claims/{claim_id}/findings")
+    def list_findings(claim_id: str, authorization: Authorization = None) -> dict[str, Any]:
+        """List the lines that a rule refuses, whatever an auditor says: rule, clause and words."""
+        with door.reading(authorization, Act.CLAIMS) as session:
+            row = claims.claim(session, claim_id)
+            found = findings(session, row, claims.lines(session, claim_id))
+            rows = [
+                {"n": n, "rule": r.rule, "clause": r.clause, "message": r.message}
+                for n, r in sorted(found.items())
+            ]
+            return {"data": rows, "next": None}
 
 
 def _claims(router: APIRouter, door: Door) -> None:

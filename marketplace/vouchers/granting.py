@@ -15,8 +15,10 @@ from marketplace.ledger.chart import CNY, Code, Rule, funder_outside, quota_used
 from marketplace.ledger.chart import grant as grant_code
 from marketplace.ledger.operations import Entry, Post
 from marketplace.ledger.reading import totals
+from marketplace.members.parties import all_links
+from marketplace.members.related import related_to
 from marketplace.vouchers.backing import Backed, back
-from marketplace.vouchers.caps import Against, Counted, Sized, cap_keys, size
+from marketplace.vouchers.caps import Against, Counted, Sized, cap_key, cap_keys, size
 from marketplace.vouchers.pools import (
     PLATFORM,
     covering,
@@ -246,7 +248,8 @@ def sized(
     codes = {part.funder_id: session.get_one(Funder, part.funder_id).code for part in parts}
     pools = {codes[funder_id]: left for funder_id, left in pools_u(session, parts).items()}
     keys = cap_keys(sealed, facts, against, at_us)
-    found = size(sealed, amount_u, facts, against, at_us, counted(session, keys), pools)
+    so_far = _counted(session, sealed, keys, against, at_us)
+    found = size(sealed, amount_u, facts, against, at_us, so_far, pools)
     mode = sealed.rules.on_funder_exhausted
     held = pools_u(session, parts)
     backed_u = back(
@@ -257,6 +260,22 @@ def sized(
     text = f"The pools of {sealed.name} back {backed_u} micro-yuan."
     bound = Refusal("", sealed.name, "funders.exhausted", sealed.rules.budget.clause, text)
     return Sized(backed_u, (*found.bound_by, bound))
+
+
+def _counted(
+    session: Session, sealed: Sealed, keys: Mapping[str, Cap], against: Against, at_us: int
+) -> dict[str, Counted]:
+    """Return what counts against each key, for a cap `with_related` what the whole group received."""
+    found = counted(session, keys)
+    if not any(cap.with_related for cap in keys.values()):
+        return found
+    others = related_to(against.org, all_links(session), at_us)
+    for key, cap in keys.items():
+        if cap.with_related:
+            theirs = [cap_key(sealed, cap, against._replace(org=org), at_us) for org in others]
+            parts = counted(session, [key, *theirs]).values()
+            found[key] = Counted(*(sum(column) for column in zip(*parts, strict=True)))
+    return found
 
 
 def contract_of(session: Session, grant: Grant) -> str:

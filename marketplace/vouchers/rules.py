@@ -64,6 +64,12 @@ class Programme:
         """The funders and their basis points, for `split`."""
         return tuple((funder.funder, funder.share_bp) for funder in self.rules.funders)
 
+    @property
+    def step_u(self) -> int | None:
+        """The most that a lease fills a grant with, micro-yuan; None where grants are issued whole."""
+        limits = (self.rules.budget.tranche_u, self.rules.anti_fraud.velocity_u_per_day)
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def admit(self, facts: Facts, at_us: int) -> tuple[Refusal, ...]:
         """Return every rule that speaks against issuing a voucher now; empty means it may be issued."""
         refusals = [

@@ -112,7 +112,8 @@ class Cap(_Strict):
 
     `basis` says what counts: what was issued, what was used (then vouchers still open count too, since
     they may yet be used), or whichever is more. `group` joins several programmes under one cap per
-    organisation. `when` limits the cap to those who meet it; the lowest cap that applies binds.
+    organisation. `when` limits the cap to those who meet it; the lowest cap that applies binds. With
+    `with_related`, what related organisations have received counts against each of them as well.
     """
 
     per: Literal["org", "contract", "provider", "group", "funder_org"]
@@ -121,6 +122,7 @@ class Cap(_Strict):
     basis: Literal["issued", "used", "issued_or_used"] = "issued_or_used"
     group: Name | None = None
     funder: Name | None = None
+    with_related: bool = False
     when: Condition | None = None
     clause: str = ""
 
@@ -136,7 +138,13 @@ class Stack(_Strict):
 
 
 class AntiFraud(_Strict):
-    """What is looked at to keep public money where it belongs."""
+    """What is looked at to keep public money where it belongs.
+
+    `one_voucher_per` and `one_claimant_per_contract` count within the programme; `same_content_once`
+    asks every programme about the contract and its documents; `no_splitting` takes contracts of the same
+    parties that run at the same time for one. `velocity_u_per_day` bounds what one organisation can spend
+    in a Beijing day; `min_distinct_days` is on how many days it must have called before anything is paid.
+    """
 
     related_party: Literal["block", "allow"] = "block"
     self_owned: Literal["block", "allow"] = "block"

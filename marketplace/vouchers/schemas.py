@@ -45,7 +45,10 @@ class FundBody(_Body):
 
 
 class ApplyBody(_Body):
-    """An application of organisation `org` to a programme (`code` or `code@version`)."""
+    """An application of organisation `org` to a programme (`code` or `code@version`).
+
+    `provider` is the contract's other party: an organisation, or `uscc:…` of one that is none here.
+    """
 
     org: Name
     programme: Name
@@ -54,6 +57,7 @@ class ApplyBody(_Body):
     facts: dict[str, Any] = {}
     evidence: list[Evidence] = []
     claimant: Literal["", "demander", "provider"] = ""
+    provider: str = ""
 
 
 class AmountBody(_Body):

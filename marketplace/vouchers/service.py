@@ -6,8 +6,8 @@ is granted what, `returning` gives the rest back, `refunds` and `claims` come af
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, select
@@ -21,10 +21,13 @@ from marketplace.vouchers.knowledge import facts_of, org_facts
 from marketplace.vouchers.ladder import Ladder
 from marketplace.vouchers.leases import lease
 from marketplace.vouchers.pools import fund
+from marketplace.vouchers.predicates import Predicate
 from marketplace.vouchers.programmes import programme, publish
 from marketplace.vouchers.rules import Issued, load
 from marketplace.vouchers.rules import Programme as Sealed
-from marketplace.vouchers.tables import Grant, Programme
+from marketplace.vouchers.tables import Application, Grant, Programme
+from marketplace.vouchers.terms import GrantTerms
+from marketplace.vouchers.velocity import open_day
 from marketplace.vouchers.waterfall import build_ladder
 
 __all__ = [
@@ -93,25 +96,27 @@ def ladder_for(
     ).all()
     terms = []
     sinks = {}
+    bound = providers_of(session, grants)
     for grant in grants:
-        if grant.ceiling is not None:
-            lease(session, grant, at_us)
         rules = sealed.get(grant.programme_id) or _sealed(session, grant.programme_id)
         sealed[grant.programme_id] = rules
-        terms.append(
-            rules.terms(
-                Issued(
-                    grant_id=grant.id,
-                    account_id=grant.account_id,
-                    effective_at_us=grant.effective_at_us,
-                    expires_at_us=grant.expires_at_us,
-                    remaining=grant.amount,
-                    unit=grant.unit,
-                    priority=grant.priority,
-                    bracket=grant.bracket,
-                )
+        open_day(session, rules, org_id, at_us)
+        if grant.ceiling is not None:
+            lease(session, grant, at_us)
+        promised = rules.terms(
+            Issued(
+                grant_id=grant.id,
+                account_id=grant.account_id,
+                effective_at_us=grant.effective_at_us,
+                expires_at_us=grant.expires_at_us,
+                remaining=grant.amount,
+                unit=grant.unit,
+                priority=grant.priority,
+                bracket=grant.bracket,
             )
         )
+        provider = bound.get(grant.application_id, "")
+        terms.append(_of_provider(promised, provider, listing.owner_org) if provider else promised)
         if grant.unit != CNY:
             sinks[grant.account_id] = open_account(
                 session, quota_used(grant.unit), Rule.PROJECTION, grant.unit
@@ -130,6 +135,26 @@ def ladder_for(
     if known.changes_at_us is not None:
         ends.append(known.changes_at_us)
     return Payers(ladder, sinks, min(ends))
+
+
+def providers_of(session: Session, grants: Sequence[Grant]) -> dict[str, str]:
+    """Return the provider that each application names, by the application's id."""
+    query = select(Application.id, Application.provider).where(
+        col(Application.id).in_({grant.application_id for grant in grants} - {""}),
+        Application.provider != "",
+    )
+    return dict(session.exec(query).all())
+
+
+def _of_provider(terms: GrantTerms, provider: str, owner: str) -> GrantTerms:
+    """A voucher for a contract with one provider pays for that provider's listings, and pays first."""
+    only = Predicate(
+        "grant.provider",
+        terms.anti_fraud_clause,
+        "it was issued for another provider's services",
+        lambda _facts: owner == provider,
+    )
+    return replace(terms, item_specific=True, conditions=(*terms.conditions, only))
 
 
 def _sealed(session: Session, programme_id: str) -> Sealed:

@@ -96,7 +96,9 @@ class Story:
                 fund(session, new_id("fnd"), made.id, fund_u, self.clock())
         return made
 
-    def grant(self, made: Programme, org: str, amount_u: int, contract: str = "") -> Grant:
+    def grant(
+        self, made: Programme, org: str, amount_u: int, contract: str = "", **wish: Any
+    ) -> Grant:
         """Apply and approve, by two persons."""
         with self.database.session() as session:
             row = applications.apply(
@@ -104,7 +106,7 @@ class Story:
                 new_id("app"),
                 made,
                 self.org(org),
-                Wish(amount_u, contract),
+                Wish(amount_u, contract, **wish),
                 "applicant",
                 self.clock(),
             )
