@@ -25,6 +25,8 @@ from marketplace.members.organisations import (
     create_organisation,
     masked_uscc,
     organisation,
+    resume_organisation,
+    suspend_organisation,
     verify_organisation,
 )
 from marketplace.members.tables import Organisation, OrgFact, PartyLink
@@ -79,6 +81,31 @@ def verify(
     with Settings().database.session() as session:
         org = verify_organisation(session, slug, uscc, name, by, now_us())
         show([_org_row(org)], form)
+
+
+@app.command("suspend")
+def suspend(
+    slug: Slug,
+    reason: Annotated[str, typer.Option(help="why, for the record")],
+    by: ByOption,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Refuse an organisation's keys from now on; what it has stays as it is."""
+    with Settings().database.session() as session:
+        show([_org_row(suspend_organisation(session, slug, reason, by, now_us()))], form)
+    say("Gateways refuse its keys within half a second.")
+
+
+@app.command("resume")
+def resume(
+    slug: Slug,
+    reason: Annotated[str, typer.Option(help="why, for the record")],
+    by: ByOption,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Let a suspended organisation call again. Not by who suspended it."""
+    with Settings().database.session() as session:
+        show([_org_row(resume_organisation(session, slug, reason, by, now_us()))], form)
 
 
 @fact_app.command("add")

@@ -135,12 +135,19 @@ def told(row: SQLModel) -> dict[str, Any]:
     }
 
 
-def page(session: Session, table: Any, after: str, limit: int, *conditions: Any) -> dict[str, Any]:
+def page(
+    session: Session,
+    table: Any,
+    after: str,
+    limit: int,
+    *conditions: Any,
+    show: Callable[[Any], dict[str, Any]] = told,
+) -> dict[str, Any]:
     """Return `{"data": rows by id, "next": cursor or None}` of a table with a text id."""
     query = select(table).where(col(table.id) > after, *conditions)
     rows = session.exec(query.order_by(col(table.id)).limit(limit + 1)).all()
     more = len(rows) > limit
     return {
-        "data": [told(row) for row in rows[:limit]],
+        "data": [show(row) for row in rows[:limit]],
         "next": rows[limit - 1].id if more else None,
     }

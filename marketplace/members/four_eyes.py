@@ -7,13 +7,18 @@ from enum import StrEnum
 from catalog.ground.errors import BadRequest, Forbidden, NotFound, Unauthenticated
 from catalog.ground.identity import Caller
 
+_MANAGERS = frozenset({"owner", "admin"})
 _MONEY_ROLES = frozenset({"owner", "admin", "finance"})
 
 
 class Act(StrEnum):
-    """What somebody wants to do with vouchers, claims or payouts."""
+    """What somebody wants to do with organisations, vouchers, claims or payouts."""
 
     READ_OWN = "read its own"
+    MEMBERS = "manage members"
+    KEYS = "manage keys"
+    FACTS = "enter facts"
+    ORGANISATIONS = "run organisations"
     APPLY = "apply for vouchers"
     REDEEM = "redeem codes"
     PROGRAMMES = "run programmes"
@@ -29,6 +34,9 @@ class Act(StrEnum):
 
 _OF_MEMBERS = {
     Act.READ_OWN: frozenset({"owner", "admin", "dev", "finance", "auditor"}),
+    Act.MEMBERS: _MANAGERS,
+    Act.KEYS: _MANAGERS,
+    Act.FACTS: _MANAGERS,
     Act.APPLY: _MONEY_ROLES,
     Act.REDEEM: _MONEY_ROLES,
 }

@@ -8,8 +8,8 @@ from catalog.ground.clock import Clock, now_us
 from catalog.ground.database import Database
 from catalog.ground.errors import Forbidden, Unauthenticated
 from catalog.ground.identity import Caller, Identify
-from marketplace.members.secrets import digest
 from marketplace.members.people import role_of
+from marketplace.members.secrets import digest
 from marketplace.members.tables import ApiKey, Organisation
 
 _MACHINE = "dev"

@@ -1,15 +1,20 @@
-"""Make, find and verify organisations."""
+"""Make, find, verify, suspend and resume organisations."""
 
 from __future__ import annotations
 
-from sqlmodel import Session, select
+from collections.abc import Sequence
+
+from sqlmodel import Session, col, select
 
 from catalog.ground.errors import BadRequest, Conflict, NotFound
 from catalog.ground.ids import new_id
 from catalog.ground.marker import raise_marker
 from marketplace.members import uscc as codes
-from marketplace.members.markers import FACTS
-from marketplace.members.tables import Organisation
+from marketplace.members.four_eyes import two_persons
+from marketplace.members.markers import FACTS, KEYS
+from marketplace.members.tables import ApiKey, Organisation, OrganisationStatus
+
+ACTIVE, SUSPENDED = "active", "suspended"
 
 
 def organisation(session: Session, slug: str) -> Organisation:
@@ -57,6 +62,66 @@ def verify_organisation(
     org.verified_at_us, org.verified_by = at_us, by
     session.add(org)
     session.flush()
+    raise_marker(session, FACTS)
+    return org
+
+
+def suspend_organisation(
+    session: Session, slug: str, reason: str, by: str, at_us: int
+) -> Organisation:
+    """Refuse the organisation's keys from now on, and with them its vouchers. Twice is once.
+
+    Calls that run are finished and paid, and nothing of what it has is taken away. Gateways know it by
+    their change markers. An organisation with an operator's key is not suspended: nobody could resume it.
+    """
+    org = organisation(session, slug)
+    if org.status == SUSPENDED:
+        return org
+    operators = select(ApiKey.id).where(
+        ApiKey.org_id == org.id, col(ApiKey.operator), col(ApiKey.revoked_at_us).is_(None)
+    )
+    if session.exec(operators).first() is not None:
+        raise Conflict(
+            f"{slug} operates this marketplace.",
+            rule="organisation.operator",
+            remedy="Revoke its operators' keys first.",
+        )
+    return _set_status(session, org, SUSPENDED, reason, by, at_us)
+
+
+def resume_organisation(
+    session: Session, slug: str, reason: str, by: str, at_us: int
+) -> Organisation:
+    """Let a suspended organisation call again; `by` is not who suspended it. Twice is once."""
+    org = organisation(session, slug)
+    if org.status == ACTIVE:
+        return org
+    if org.status != SUSPENDED:
+        raise Conflict(f"{slug} is {org.status}.", rule="organisation.status")
+    two_persons(by, *(row.by for row in statuses(session, org.id)[-1:]), what="suspension")
+    return _set_status(session, org, ACTIVE, reason, by, at_us)
+
+
+def statuses(session: Session, org_id: str) -> Sequence[OrganisationStatus]:
+    """Return every change of an organisation's status, oldest first."""
+    query = select(OrganisationStatus).where(OrganisationStatus.org_id == org_id)
+    return session.exec(
+        query.order_by(col(OrganisationStatus.at_us), col(OrganisationStatus.id))
+    ).all()
+
+
+def _set_status(
+    session: Session, org: Organisation, status: str, reason: str, by: str, at_us: int
+) -> Organisation:
+    if not reason.strip():
+        raise BadRequest("Say why.", rule="organisation.reason", param="reason")
+    row = OrganisationStatus(
+        id=new_id("ost"), org_id=org.id, status=status, reason=reason, by=by, at_us=at_us
+    )
+    org.status = status
+    session.add_all((row, org))
+    session.flush()
+    raise_marker(session, KEYS)
     raise_marker(session, FACTS)
     return org
 
