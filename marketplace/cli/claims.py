@@ -12,6 +12,7 @@ from catalog.ground.clock import now_us
 from catalog.ground.errors import BadRequest
 from catalog.ground.ids import new_id
 from catalog.ground.units import format_yuan
+from marketplace.cli import payer
 from marketplace.cli.options import ByOption, evidence_of
 from marketplace.cli.output import Format, FormatOption, say, show
 from marketplace.settings import Settings
@@ -24,6 +25,7 @@ from marketplace.vouchers.programmes import programme as programme_called
 from marketplace.vouchers.tables import Claim, Funder, Programme
 
 app = typer.Typer(help="Claims on funders, line by line.", no_args_is_help=True)
+app.add_typer(payer.app, name="payer")
 
 ClaimId = Annotated[str, typer.Argument(metavar="CLAIM", help="the claim's id")]
 
@@ -136,6 +138,20 @@ def settle(
     """Book that the funder has paid. Not by who drafted, submitted or audited the claim."""
     with Settings().database.session() as session:
         show([_row(session, claims.settle(session, claim, bank_ref, by, now_us()))], form)
+
+
+@app.command("refuse")
+def refuse(
+    claim: ClaimId,
+    reason: Annotated[str, typer.Option(help="why")],
+    by: ByOption,
+    line: Annotated[list[int] | None, typer.Option(help="one line only (repeat)")] = None,
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Book that the funder will not pay what the audit has allowed, or some lines of it."""
+    with Settings().database.session() as session:
+        row = claims.refuse(session, claim, line or [], reason, by, now_us())
+        show([_row(session, row)], form)
 
 
 @app.command("withdraw")

@@ -14,7 +14,7 @@ from catalog.ground.units import format_yuan, parse_yuan
 from marketplace.cli.options import ByOption
 from marketplace.cli.output import Format, FormatOption, say, show
 from marketplace.settings import Settings
-from marketplace.vouchers import programmes
+from marketplace.vouchers import funders, programmes
 from marketplace.vouchers.pools import appropriate, funder
 from marketplace.vouchers.pools import fund as fund_by_shares
 
@@ -96,6 +96,29 @@ def fund(
             amounts = {funder(session, of).id: amount_u}
             appropriate(session, tx, made.id, amounts, at_us, by=by, document=document)
         show([_row(programmes.describe(session, made), form)], form)
+
+
+@app.command("payer")
+def payer(
+    code: Annotated[str, typer.Argument(help="the funder's code, such as sz")],
+    org: Annotated[str, typer.Argument(help="the organisation of its office, '' for none")],
+    form: FormatOption = Format.TABLE,
+) -> None:
+    """Let an organisation's members act for a funder: see its claims, refuse and settle them."""
+    with Settings().database.session() as session:
+        funders.assign(session, code, org)
+        told = funders.funders(session, funders.Scope(everything=True))
+    rows = [
+        {
+            "funder": row["funder"],
+            "level": row["level"],
+            "organisation": row["organisation"],
+            "programmes": ", ".join(made["programme"] for made in row["programmes"]),
+        }
+        for row in told
+        if row["funder"] == code
+    ]
+    show(rows, form)
 
 
 @app.command("close")

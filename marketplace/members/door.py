@@ -68,9 +68,17 @@ class Door:
     @contextmanager
     def reading(self, authorization: str | None, act: Act, org: str = "") -> Iterator[Session]:
         """Yield a session that reads, once the caller may do this (for `org`)."""
-        allow(self._identify(authorization), act, org)
-        with self.database.reading() as session:
+        with self.visiting(authorization, act, org) as (session, _):
             yield session
+
+    @contextmanager
+    def visiting(
+        self, authorization: str | None, act: Act, org: str = ""
+    ) -> Iterator[tuple[Session, Caller]]:
+        """Yield a session that reads and who is calling, once the caller may do this (for `org`)."""
+        caller = allow(self._identify(authorization), act, org)
+        with self.database.reading() as session:
+            yield session, caller
 
     def write(
         self,

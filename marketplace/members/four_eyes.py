@@ -26,6 +26,7 @@ class Act(StrEnum):
     CODES = "make codes"
     REFUND = "refund calls"
     CLAIMS = "draft and submit claims"
+    READ_CLAIMS = "read claims"
     AUDIT = "audit claims"
     SETTLE = "settle claims"
     PAYOUTS = "run payouts"
@@ -42,6 +43,18 @@ _OF_MEMBERS = {
 }
 """What members may do for their own organisation; everything else is the operator's."""
 
+_OF_FUNDERS = {
+    Act.READ_CLAIMS: frozenset({"owner", "admin", "dev", "finance", "auditor"}),
+    Act.AUDIT: frozenset({"owner", "admin", "auditor"}),
+    Act.SETTLE: _MONEY_ROLES,
+}
+"""What members of a funder may do with the claims on it; `marketplace.vouchers.funders` knows which."""
+
+
+def allows(act: Act, role: str) -> bool:
+    """Return whether a funder's member with this role may do it."""
+    return role in _OF_FUNDERS.get(act, frozenset())
+
 
 def allow(caller: Caller | None, act: Act, org_slug: str = "") -> Caller:
     """Return the caller if it may do this (for `org_slug`, when the act is for an organisation).
@@ -57,6 +70,8 @@ def allow(caller: Caller | None, act: Act, org_slug: str = "") -> Caller:
         )
     if caller.is_operator:
         return caller
+    if any(allows(act, role) for role in caller.orgs.values()):
+        return caller  # whether its organisation is a funder at all, the scope knows
     roles = _OF_MEMBERS.get(act)
     if roles is None:
         raise Forbidden(

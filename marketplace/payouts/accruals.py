@@ -240,23 +240,22 @@ def _accrue_reimbursed(session: Session, claim: Claim, settled_at_us: int) -> No
 
 def _accrue_refused(session: Session, terms: Terms, at_us: int) -> None:
     """Accrue, as negative, what funders refused of shares that had matured with the call."""
-    known = select(Accrual.ref).where(Accrual.kind == "disallowed")
     query = select(Claim).where(
-        col(Claim.state).in_(("audited", "settled")),
-        col(Claim.disallowed_u) != 0,
-        col(Claim.id).not_in(known),
+        col(Claim.state).in_(("audited", "settled")), col(Claim.disallowed_u) != 0
     )
     for claim in session.exec(query.order_by(col(Claim.id))).all():
         rules = terms.rules(claim.programme_id)
-        if rules.mode == "instant" and not waits_for_funder(rules):
-            refused = _lines(session, claim.id, ("disallowed",))
-            _negative(
-                session,
-                _by_org(refused, lambda line: line.owner_org),
-                "disallowed",
-                claim.id,
-                claim.audited_at_us or at_us,
-            )
+        if rules.mode != "instant" or waits_for_funder(rules):
+            continue
+        audited_us = claim.audited_at_us or at_us
+        times: dict[int, list[ClaimLine]] = defaultdict(list)
+        for line in _lines(session, claim.id, ("disallowed",)):
+            times[max(audited_us, line.decided_at_us or 0)].append(line)
+        for refused_us, refused in times.items():
+            # What the payer refused after the audit is an accrual of its own.
+            ref = claim.id if refused_us == audited_us else f"{claim.id}:{refused_us}"
+            sums = _by_org(refused, lambda line: line.owner_org)
+            _negative(session, sums, "disallowed", ref, refused_us)
 
 
 def _accrue_clawbacks(session: Session, terms: Terms) -> None:

@@ -1,7 +1,8 @@
 """Claims: from used vouchers to the funders' money, line by line.
 
     draft ─► submitted ─► audited ─► settled          each step by another person than the last
-      └────────┴─► withdrawn: its lines may be claimed again
+      └────────┴─► withdrawn: its     └─► lines refused by the payer
+                   lines may be claimed again
 
 One claim is one funder's part of one programme version up to the end of a period. Accounts follow it:
 `claimed` when drafted, `receivable` or `disallowed` when audited, `settled` when paid. What is disallowed
@@ -60,6 +61,7 @@ __all__ = [
     "draft",
     "lines",
     "lines_sha256",
+    "refuse",
     "settle",
     "submit",
     "withdraw",
@@ -210,6 +212,14 @@ def audit(
     return row
 
 
+def _negative() -> Conflict:
+    return Conflict(
+        "What is allowed is less than the refunds in this claim.",
+        rule="claim.negative",
+        remedy="Withdraw it before its audit: its refunds are set off in the next one.",
+    )
+
+
 def _forbidden(n: int, finding: Refusal) -> Conflict:
     return Conflict(
         f"Line {n} cannot be allowed. {finding.message}",
@@ -217,6 +227,49 @@ def _forbidden(n: int, finding: Refusal) -> Conflict:
         remedy="Leave it out of the verdicts: it is refused by the rule.",
         details={"clause": finding.clause},
     )
+
+
+def refuse(
+    session: Session, claim_id: str, numbers: Sequence[int], reason: str, by: str, at_us: int
+) -> Claim:
+    """Book that the funder will not pay allowed lines (all of them when none is named), and why.
+
+    The claim stays audited, over what is left. `by` neither drafted nor submitted it. A leg takes its
+    refunds in the same claim with it; refusing the same again changes nothing.
+    """
+    take_control(session)
+    row = claim(session, claim_id)
+    if row.state != AUDITED:
+        raise Conflict(f"This claim is {row.state}, not {AUDITED}.", rule="claim.state")
+    two_persons(by, row.drafted_by, row.submitted_by, what="claim")
+    if not reason.strip():
+        raise BadRequest("A refusal says why.", rule="claim.reason", param="reason")
+    # It comes after the audit even where a clock stands still: accruals tell the two apart by it.
+    at_us = max(at_us, (row.audited_at_us or 0) + 1)
+    found = {line.n: line for line in lines(session, row.id)}
+    named = [found[n] for n in numbers if n in found] if numbers else list(found.values())
+    if len(named) < len(set(numbers)):
+        raise NotFound("The claim has no such line.", rule="claim.line")
+    legs = {(line.event_id, line.leg) for line in named if not line.refund_id}
+    taken = [
+        line
+        for line in found.values()
+        if line.state == ALLOWED and (line.event_id, line.leg) in legs
+    ]
+    if not taken:
+        return row
+    for line in taken:
+        decide(session, line, REFUSED, reason, by, at_us)
+    total_u = sum(line.amount_u for line in taken)
+    if row.allowed_u < total_u:
+        raise _negative()
+    row.allowed_u, row.disallowed_u = row.allowed_u - total_u, row.disallowed_u + total_u
+    session.add(row)
+    rules = load(session.get_one(Programme, row.programme_id).rules).rules
+    entries = step_entries(session, row, Code.DISALLOW, disallowed, receivable, total_u)
+    entries += from_owners(session, rules, taken, Code.DISALLOW, reimbursed=False)
+    apply_now(session, Post(f"claim:{row.id}:refuse:{taken[0].n}", tuple(entries), at_us))
+    return row
 
 
 def settle(session: Session, claim_id: str, bank_ref: str, by: str, at_us: int) -> Claim:
@@ -301,11 +354,7 @@ def _close_audit(
     refused = [line for line in found if line.state == REFUSED]
     refused_u = sum(line.amount_u for line in refused)
     if allowed_u < 0:
-        raise Conflict(
-            "What is allowed is less than the refunds in this claim.",
-            rule="claim.negative",
-            remedy="Withdraw the claim: its refunds are set off in the next one.",
-        )
+        raise _negative()
     row.allowed_u, row.disallowed_u = allowed_u, refused_u
     row.state, row.audited_by, row.audited_at_us = AUDITED, by, at_us
     session.add(row)

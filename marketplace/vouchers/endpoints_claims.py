@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -11,9 +12,10 @@ from catalog.ground.identity import Caller
 from catalog.ground.ids import new_id
 from marketplace.members.door import After, Authorization, Door, Limit, Signed, page, told
 from marketplace.members.four_eyes import Act
-from marketplace.vouchers import adjustments, claims, refunds
+from marketplace.vouchers import adjustments, claims, funders, refunds
 from marketplace.vouchers.claim_rules import findings
 from marketplace.vouchers.claims import Verdict
+from marketplace.vouchers.funders import funded, scope_of
 from marketplace.vouchers.periods import period
 from marketplace.vouchers.pools import funder
 from marketplace.vouchers.programmes import programme
@@ -22,22 +24,31 @@ from marketplace.vouchers.schemas import (
     AuditBody,
     ClawbackBody,
     DraftBody,
+    OrganisationBody,
     RefundBody,
+    RefuseBody,
     SettleBody,
     SubmitBody,
 )
-from marketplace.vouchers.tables import Adjustment, Claim, Refund
+from marketplace.vouchers.tables import Adjustment, Claim, Funder, Programme, Refund
 
 
 def claims_routes(router: APIRouter, door: Door) -> None:
     """Add the routes."""
     _reading(router, door)
     _claims(router, door)
+    _funders(router, door)
     _refunds(router, door)
     _adjustments(router, door)
 
 
 def _reading(router: APIRouter, door: Door) -> None:
+    @router.get("/funders")
+    def list_funders(authorization: Authorization = None) -> dict[str, Any]:
+        """List funders with their programmes and claims; a funder's member sees its own."""
+        with funded(door, authorization, Act.READ_CLAIMS) as (session, scope):
+            return {"data": funders.funders(session, scope), "next": None}
+
     @router.get("/claims")
     def list_claims(
         state: str | None = None,
@@ -45,25 +56,27 @@ def _reading(router: APIRouter, door: Door) -> None:
         limit: Limit = 50,
         authorization: Authorization = None,
     ) -> dict[str, Any]:
-        """List claims."""
-        with door.reading(authorization, Act.CLAIMS) as session:
-            conditions = [] if state is None else [Claim.state == state]
-            return page(session, Claim, after, limit, *conditions)
+        """List claims; a funder's member sees those on its own funder."""
+        with funded(door, authorization, Act.READ_CLAIMS) as (session, scope):
+            conditions = scope.of(Claim.funder_id)
+            if state is not None:
+                conditions.append(Claim.state == state)
+            return page(session, Claim, after, limit, *conditions, show=partial(_claim, session))
 
     @router.get("/claims/{claim_id}")
     def show_claim(claim_id: str, authorization: Authorization = None) -> dict[str, Any]:
         """Return one claim."""
-        with door.reading(authorization, Act.CLAIMS) as session:
-            return told(claims.claim(session, claim_id))
+        with funded(door, authorization, Act.READ_CLAIMS) as (session, scope):
+            return _claim(session, scope.claim(session, claim_id))
 
     @router.get("/claims/{claim_id}/lines")
     def list_lines(
         claim_id: str, after: int = 0, limit: Limit = 100, authorization: Authorization = None
     ) -> dict[str, Any]:
         """List a claim's lines by number."""
-        with door.reading(authorization, Act.CLAIMS) as session:
-            claims.claim(session, claim_id)
-            rows = claims.lines(session, claim_id, after, limit + 1)
+        with funded(door, authorization, Act.READ_CLAIMS) as (session, scope):
+            row = scope.claim(session, claim_id)
+            rows = claims.lines(session, row.id, after, limit + 1)
             more = len(rows) > limit
             return {
                 "data": [told(row) for row in rows[:limit]],
@@ -73,9 +86,9 @@ def _reading(router: APIRouter, door: Door) -> None:
     @router.get("/claims/{claim_id}/findings")
     def list_findings(claim_id: str, authorization: Authorization = None) -> dict[str, Any]:
         """List the lines that a rule refuses, whatever an auditor says: rule, clause and words."""
-        with door.reading(authorization, Act.CLAIMS) as session:
-            row = claims.claim(session, claim_id)
-            found = findings(session, row, claims.lines(session, claim_id))
+        with funded(door, authorization, Act.READ_CLAIMS) as (session, scope):
+            row = scope.claim(session, claim_id)
+            found = findings(session, row, claims.lines(session, row.id))
             rows = [
                 {"n": n, "rule": r.rule, "clause": r.clause, "message": r.message}
                 for n, r in sorted(found.items())
@@ -93,7 +106,7 @@ def _claims(router: APIRouter, door: Door) -> None:
             row = claims.draft(
                 session, new_id("clm"), made, who.id, period(body.period), caller.name, at_us
             )
-            return told(row)
+            return _claim(session, row)
 
         return door.write(signed, Act.CLAIMS, body.plain(), work)
 
@@ -103,7 +116,8 @@ def _claims(router: APIRouter, door: Door) -> None:
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
             papers = [item.plain() for item in body.evidence]
-            return told(claims.submit(session, claim_id, papers, caller.name, at_us))
+            row = claims.submit(session, claim_id, papers, caller.name, at_us)
+            return _claim(session, row)
 
         return door.write(signed, Act.CLAIMS, body.plain(), work)
 
@@ -112,8 +126,10 @@ def _claims(router: APIRouter, door: Door) -> None:
         """Record verdicts; another person than who drafted or submitted it."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
+            scope_of(session, caller, Act.AUDIT).claim(session, claim_id)
             said = [Verdict(line.n, line.allow, line.reason) for line in body.lines]
-            return told(claims.audit(session, claim_id, said, caller.name, at_us, rest=body.rest))
+            row = claims.audit(session, claim_id, said, caller.name, at_us, rest=body.rest)
+            return _claim(session, row)
 
         return door.write(signed, Act.AUDIT, body.plain(), work)
 
@@ -122,7 +138,20 @@ def _claims(router: APIRouter, door: Door) -> None:
         """Book the funder's payment; another person than all before."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
-            return told(claims.settle(session, claim_id, body.bank_ref, caller.name, at_us))
+            scope_of(session, caller, Act.SETTLE).claim(session, claim_id)
+            row = claims.settle(session, claim_id, body.bank_ref, caller.name, at_us)
+            return _claim(session, row)
+
+        return door.write(signed, Act.SETTLE, body.plain(), work)
+
+    @router.post("/claims/{claim_id}/refuse")
+    def refuse(claim_id: str, body: RefuseBody, signed: Signed) -> Any:
+        """Do not pay lines that the audit has allowed; all of them when none is named."""
+
+        def work(session: Session, caller: Caller, at_us: int) -> Any:
+            scope_of(session, caller, Act.SETTLE).claim(session, claim_id)
+            row = claims.refuse(session, claim_id, body.lines, body.reason, caller.name, at_us)
+            return _claim(session, row)
 
         return door.write(signed, Act.SETTLE, body.plain(), work)
 
@@ -131,7 +160,8 @@ def _claims(router: APIRouter, door: Door) -> None:
         """Take it back before it is audited."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
-            return told(claims.withdraw(session, claim_id, caller.name, at_us))
+            row = claims.withdraw(session, claim_id, caller.name, at_us)
+            return _claim(session, row)
 
         return door.write(signed, Act.CLAIMS, {}, work)
 
@@ -140,11 +170,22 @@ def _claims(router: APIRouter, door: Door) -> None:
         """Book lines that the funder takes back after it has paid."""
 
         def work(session: Session, caller: Caller, at_us: int) -> Any:
-            return told(
-                claims.clawback(session, claim_id, body.lines, body.reason, caller.name, at_us)
-            )
+            scope_of(session, caller, Act.SETTLE).claim(session, claim_id)
+            row = claims.clawback(session, claim_id, body.lines, body.reason, caller.name, at_us)
+            return _claim(session, row)
 
         return door.write(signed, Act.SETTLE, body.plain(), work)
+
+
+def _funders(router: APIRouter, door: Door) -> None:
+    @router.post("/funders/{code}/organisation")
+    def assign(code: str, body: OrganisationBody, signed: Signed) -> Any:
+        """Let an organisation's members act for a funder; an empty name takes it back."""
+
+        def work(session: Session, _caller: Caller, _at_us: int) -> Any:
+            return told(funders.assign(session, code, body.org))
+
+        return door.write(signed, Act.PROGRAMMES, body.plain(), work)
 
 
 def _refunds(router: APIRouter, door: Door) -> None:
@@ -213,3 +254,12 @@ def _adjustments(router: APIRouter, door: Door) -> None:
             return told(adjustments.book(session, adjustment_id, caller.name, at_us))
 
         return door.write(signed, Act.ADJUST, {}, work)
+
+
+def _claim(session: Session, row: Claim) -> dict[str, Any]:
+    """Return a claim with the names of its programme and funder."""
+    made = session.get_one(Programme, row.programme_id)
+    return told(row) | {
+        "programme": f"{made.code}@{made.version}",
+        "funder": session.get_one(Funder, row.funder_id).code,
+    }

@@ -132,6 +132,19 @@ class ClawbackBody(_Body):
     reason: Reason
 
 
+class RefuseBody(_Body):
+    """Allowed lines that the funder will not pay; none named are all of them."""
+
+    lines: list[int] = []
+    reason: Reason
+
+
+class OrganisationBody(_Body):
+    """An organisation by its slug, '' for none."""
+
+    org: Annotated[str, Field(max_length=200)]
+
+
 class RefundBody(_Body):
     """Part of a call to give back."""
 

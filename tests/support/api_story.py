@@ -16,6 +16,7 @@ from marketplace.members.keys import create_key
 from marketplace.members.organisations import organisation
 from marketplace.members.people import add_member
 from marketplace.payouts.endpoints import payouts_router
+from marketplace.reports.endpoints import reports_router
 from marketplace.vouchers.endpoints import vouchers_router
 from marketplace.vouchers.knowledge import kind_of_entry
 
@@ -27,6 +28,7 @@ class Api:
         app = FastAPI()
         app.include_router(vouchers_router(story.database, clock=story.clock))
         app.include_router(members_router(story.database, kind_of_entry, clock=story.clock))
+        app.include_router(reports_router(story.database, clock=story.clock))
         app.include_router(payouts_router(story.database, clock=story.clock))
 
         @app.exception_handler(TokenMartError)
