@@ -40,6 +40,7 @@ def waiting(
     if least is None:
         return set()
     short = {org for org, days in _days(items).items() if len(days) < least}
+    short -= _allowed_before(session, programme_id)
     query = select(Grant.org_id).where(
         Grant.programme_id == programme_id,
         Grant.state == "active",
@@ -71,10 +72,11 @@ def _too_few_days(
     if least is None:
         return {}
     days = _days(used_items(session, row.programme_id, 0, row.until_us))
+    enough = _allowed_before(session, row.programme_id)
     refused = {}
     for line in found:
         count = len(days[line.org_id])
-        if count < least:
+        if count < least and line.org_id not in enough:
             message = f"It was used on {count} days, and {least} are the least."
             refused[line.n] = _refusal(sealed, "min_distinct_days", message)
     return refused
@@ -94,11 +96,23 @@ def _related(session: Session, sealed: Sealed, found: Sequence[ClaimLine]) -> di
     for line in found:
         if not may_be(line.org_id, line.owner_org):
             continue
-        ended_us = session.get_one(UsageEvent, line.event_id).ended_at_us
-        if are_related(line.org_id, line.owner_org, links, ended_us):
+        call = session.get(UsageEvent, line.event_id)
+        # A call that has been archived was claimed long ago; only what is here can still be looked at.
+        if call and are_related(line.org_id, line.owner_org, links, call.ended_at_us):
             message = "The caller and the provider were related at the time of the call."
             refused[line.n] = _refusal(sealed, "related_party", message)
     return refused
+
+
+def _allowed_before(session: Session, programme_id: str) -> set[str]:
+    """Return who has had use allowed: it had the days then, though their calls may be archived by now."""
+    query = (
+        select(ClaimLine.org_id)
+        .join(Claim, col(Claim.id) == ClaimLine.claim_id)
+        .where(Claim.programme_id == programme_id, ClaimLine.state == "allowed")
+        .distinct()
+    )
+    return set(session.exec(query).all())
 
 
 def _days(items: Iterable[Item]) -> defaultdict[str, set[str]]:

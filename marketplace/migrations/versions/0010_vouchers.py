@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import pathlib
-
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0010_vouchers"
-down_revision = max(
-    f.stem for f in pathlib.Path(__file__).parent.glob("0*.py") if f.stem < "0010"
-)
+down_revision = "0009_answers"
 branch_labels = None
 depends_on = None
 

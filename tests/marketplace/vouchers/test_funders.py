@@ -177,10 +177,11 @@ def _claim_on(market: Market, mark: str) -> str:
         stacking={"stack_class": f"c-{mark}", "rule": "stack"},
     )
     story = Story(market.database, SetClock(now_us()))
+    caller = story.org(f"opc-{mark}")
     with story.database.session() as session:
         made = publish(session, json.dumps(document), "officer", now_us())
         fund(session, new_id("fnd"), made.id, 1_000, now_us())
-        issue(session, new_id("iss"), made, story.org(f"opc-{mark}"), 1_000, now_us())
+        issue(session, new_id("iss"), made, caller, 1_000, now_us())
     story.clock.at_us = now_us()
     story.call(f"opc-{mark}", 10, owner=f"owner-{mark}")
     with story.database.session() as session:
