@@ -3,9 +3,10 @@
     make prove-ledger-races [DURATION_S=60] [SEED=1]
 
 Three races: 8 processes on PostgreSQL, 64 threads of one process on SQLite, 4 processes on SQLite. Holds,
-settlements, releases, refunds, lapses, issues and claims compete; every few seconds a process is killed
-with SIGKILL and another takes its place. Afterwards the sweeper runs once, and then: every invariant
-that the journal can prove holds, no hold is left, and every call that was answered is in the books.
+settlements, releases, refunds, lapses, issues, claims (each step by whoever comes) and payouts compete;
+every few seconds a process is killed with SIGKILL and another takes its place. Afterwards the sweeper and
+the jobs run once, and then: every invariant that the database can prove holds, no hold is left, every call
+that was answered is in the books, and each kind of thing did happen.
 """
 
 # `support` is importable only once the path is set, below.
@@ -22,27 +23,42 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT / "tests") not in sys.path:
     sys.path.insert(0, str(ROOT / "tests"))
 
-from support.economy import BUDGET_U, ORGS, Economy
-from support.ledger_racer import HOLD_S
+from sqlmodel import Session, col, func, select
+from support.economy import ORGS, OWNERS, Economy
+from support.ledger_checks import cap_problems, claim_problems, payout_problems, usage_problems
+from support.ledger_racer import HOLD_S, SCALE
 from support.ledger_world import World
 from support.postgres import create_database, postgres_server
 
-from catalog.ground.clock import SECOND_US, now_us
+from catalog.ground.clock import DAY_US, SECOND_US, now_us
 from catalog.ground.database import Database
 from marketplace.cli.ledger import recost
+from marketplace.ledger.chart import Code, Kind
 from marketplace.ledger.sweep import expired_holds
+from marketplace.ledger.tables import Transfer
 from marketplace.ledger.verify import Report, verify
+from marketplace.members.parties import add_link
 from marketplace.migrations.migrate import migrate
+from marketplace.payouts.accruals import accrue, mature
+from marketplace.payouts.tables import Payout
+from marketplace.vouchers.proof import prove
+from marketplace.vouchers.tables import Claim, Refund
+
+_PAST_CALLS = 12
+"""Calls of ten days ago: what they earned is mature, so that there is something to pay out."""
 
 
 class Race(NamedTuple):
-    """How many race, and what came of it: `problems` is empty when all is well."""
+    """How many race, and what came of it: `problems` is empty when all is well.
+
+    `raced` counts what is in the database afterwards, so it has what killed processes did.
+    """
 
     name: str
     report: Report
@@ -50,42 +66,106 @@ class Race(NamedTuple):
     done: Counter[str]
     kills: int
     acknowledged: int
+    raced: dict[str, int]
 
 
 def race(name: str, url: str, processes: int, threads: int, duration_s: float, seed: int) -> Race:
     """Race on a migrated, empty database and prove it."""
     database = Database(url)
     world = World(database)
-    economy = Economy(database, world, now=now_us())
-    for org in ORGS:
-        economy.top_up(org, 500)
-        for code in Economy.RATIOS:
-            economy.issue(org, code, BUDGET_U // 4)
-    chance = random.Random(seed)
-    problems: list[str] = []
-    done: Counter[str] = Counter()
-    kills = 0
+    economy = _begun(database, world)
     with tempfile.TemporaryDirectory(prefix="tm-race-") as folder:
-        answered = Path(folder) / "answered"
-        answered.touch()
-        running: list[subprocess.Popen[str]] = []
+        racers = _Racers([url, economy.mark], Path(folder), threads, seed)
+        problems = racers.run(processes, duration_s)
+        acknowledged = (Path(folder) / "answered").read_text().split()
+    # Whatever anybody still held is overdue soon; sweep as if it were.
+    with database.reading() as session:
+        overdue = expired_holds(session, now_us() + 2 * HOLD_S * SECOND_US, limit=10**6)
+    world.apply(*overdue)
+    world.close()
+    with database.session() as session:
+        accrue(session, now_us() + 2 * DAY_US)
+        mature(session, now_us() + 2 * DAY_US)
+    report = verify(database, recost=recost, checks=[lambda c: prove(Session(bind=c))])
+    problems += report.problems
+    if report.open_holds:
+        problems.append(f"{report.open_holds} holds were left")
+    problems += _lost(database, acknowledged)
+    with database.reading() as session:
+        problems += [*claim_problems(session), *cap_problems(session)]
+        problems += usage_problems(session, [(economy.org("a"), economy.org("kin"))])
+        problems += payout_problems(session, [economy.org(org) for org in (*OWNERS, "kin")])
+        raced = _raced(session, report.events)
+    database.dispose()
+    return Race(name, report, problems, racers.done, racers.kills, len(acknowledged), raced)
 
-        def start(left: float) -> None:
-            command = [
-                sys.executable, "-m", "tests.support.ledger_racer", url, economy.mark, str(left),
-                str(threads), str(chance.randrange(10**9)), folder,
-            ]  # fmt: skip
-            running.append(
-                subprocess.Popen(
-                    command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-                )
-            )
 
+def _begun(database: Database, world: World) -> Economy:
+    """Return an economy with grants, with past calls, and with two parties that are related."""
+    economy = Economy(database, world, now=now_us() - 10 * DAY_US, scale=SCALE)
+    for org in ORGS:
+        economy.top_up(org, 500 + 50 * _PAST_CALLS)
+        for _ in range(_PAST_CALLS):
+            past = economy.admit(org, "maker", 50)
+            assert past is not None
+            economy.settle(past, 50)
+    economy.now = now_us()
+    for org in ORGS:
+        for code in Economy.RATIOS:
+            economy.issue(org, code, 50)
+    with database.session() as session:
+        a, holding, kin = (economy.org(name) for name in ("a", "holding", "kin"))
+        add_link(session, a, holding, "control", by="officer", at_us=economy.now)
+        add_link(session, holding, kin, "family", by="officer", at_us=economy.now)
+    return economy
+
+
+def _raced(session: Session, events: int) -> dict[str, int]:
+    """Return how often each thing that was to be raced has happened."""
+
+    def count(column: Any, *where: Any) -> int:
+        query = select(func.count(column)).where(*where)
+        return int(session.exec(query).one())
+
+    def moves(code: Code) -> int:
+        return count(col(Transfer.seq), Transfer.code == int(code), Transfer.leg == 0)
+
+    def ends(kind: Kind) -> int:
+        return count(col(Transfer.seq), Transfer.kind == int(kind), Transfer.leg == 0)
+
+    return {
+        "holds": ends(Kind.PENDING),
+        "settlements": events,
+        "voids": ends(Kind.VOID),
+        "expiries": ends(Kind.EXPIRE),
+        "refunds": count(col(Refund.id)),
+        "issues": moves(Code.ISSUE),
+        "lapses": moves(Code.LAPSE),
+        "claims settled": count(col(Claim.id), Claim.state == "settled"),
+        "claims withdrawn": count(col(Claim.id), Claim.state == "withdrawn"),
+        "payouts paid": count(col(Payout.id), Payout.was_paid == 1),
+    }
+
+
+class _Racers:
+    """Processes that race, and whoever kills them. `command` is what every one of them is told."""
+
+    def __init__(self, command: list[str], folder: Path, threads: int, seed: int) -> None:
+        self._command, self._folder, self._threads = command, folder, threads
+        self._chance = random.Random(seed)
+        self._running: list[subprocess.Popen[str]] = []
+        self.done: Counter[str] = Counter()
+        self.kills = 0
+        (folder / "answered").touch()
+
+    def run(self, processes: int, duration_s: float) -> list[str]:
+        """Race for so long, killing one every few seconds; returns what went wrong."""
         for _ in range(processes):
-            start(duration_s)
-        while len(list(Path(folder).glob("ready-*"))) < processes:
+            self._start(duration_s)
+        while len(list(self._folder.glob("ready-*"))) < processes:
             time.sleep(0.05)
-            assert all(process.poll() is None for process in running), running[0].communicate()
+            for process in self._running:
+                assert process.poll() is None, process.communicate()
         ends = time.monotonic() + duration_s
         kill_every_s = max(4.0, duration_s / 10)
         next_kill = time.monotonic() + kill_every_s / 2
@@ -93,39 +173,34 @@ def race(name: str, url: str, processes: int, threads: int, duration_s: float, s
             time.sleep(0.1)
             if time.monotonic() > next_kill:
                 next_kill += kill_every_s
-                victim = running.pop(chance.randrange(len(running)))
-                victim.send_signal(signal.SIGKILL)
-                victim.communicate()
-                kills += 1
-                start(max(1.0, ends - time.monotonic()))
-        for process in running:
-            output, errors = process.communicate(timeout=120)
-            if process.returncode:
-                problems.append(f"a racer failed: {errors[-1500:]}")
-            for line in output.splitlines():
-                what, _, times = line.partition("\t")
-                done[what] += int(times)
-        acknowledged = answered.read_text().split()
-    # Whatever anybody still held is overdue soon; sweep as if it were.
-    with database.reading() as session:
-        overdue = expired_holds(session, now_us() + 2 * HOLD_S * SECOND_US, limit=10**6)
-    world.apply(*overdue)
-    world.close()
-    report = verify(database, recost=recost, checks=_other_checks())
-    problems += report.problems
-    if report.open_holds:
-        problems.append(f"{report.open_holds} holds were left")
-    problems += _lost(database, acknowledged)
-    database.dispose()
-    return Race(name, report, problems, done, kills, len(acknowledged))
+                self._kill_one(ends)
+        return [problem for process in self._running for problem in self._ended(process)]
 
+    def _start(self, left_s: float) -> None:
+        seed = str(self._chance.randrange(10**9))
+        command = [
+            sys.executable, "-m", "tests.support.ledger_racer", *self._command, str(left_s),
+            str(self._threads), seed, str(self._folder),
+        ]  # fmt: skip
+        self._running.append(
+            subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
 
-def _other_checks() -> list:  # type: ignore[type-arg]
-    from sqlmodel import Session
+    def _kill_one(self, ends: float) -> None:
+        victim = self._running.pop(self._chance.randrange(len(self._running)))
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate()
+        self.kills += 1
+        self._start(max(1.0, ends - time.monotonic()))
 
-    from marketplace.vouchers.proof import prove
-
-    return [lambda connection: prove(Session(bind=connection))]
+    def _ended(self, process: subprocess.Popen[str]) -> list[str]:
+        output, errors = process.communicate(timeout=120)
+        for line in output.splitlines():
+            what, _, times = line.partition("\t")
+            self.done[what] += int(times)
+        return [f"a racer failed: {errors[-1500:]}"] if process.returncode else []
 
 
 def _lost(database: Database, acknowledged: list[str]) -> list[str]:
@@ -144,6 +219,7 @@ def _tell(result: Race) -> None:
         f"{len(result.problems)} problems",
         flush=True,
     )
+    print("    " + ", ".join(f"{times} {what}" for what, times in result.raced.items()))
     for what, times in result.done.most_common():
         print(f"    {times:7} {what}")
     for problem in result.problems[:20]:
@@ -171,7 +247,10 @@ def main() -> None:
             result = race("PostgreSQL, 8 x 4", url, 8, 4, duration_s, seed)
             _tell(result)
             results.append(result)
-    sys.exit(any(result.problems or not result.report.events for result in results))
+    idle = [f"{r.name}: no {what}" for r in results for what, n in r.raced.items() if not n]
+    for what in idle:
+        print(f"NOT RACED: {what}; race longer")
+    sys.exit(any(result.problems for result in results) or bool(idle))
 
 
 def _migrated(url: str) -> None:

@@ -1,40 +1,58 @@
 """A small economy on a real ledger, beside a model of it that is kept by hand.
 
 Every step goes through the house's own functions (publish, issue, ladder, call, refund, lapse, claim) and
-through plain arithmetic in `Model`, written from the published rules. Balances, caps and budgets are
+through plain arithmetic (`ledger_model`), written from the published rules. Balances, caps and budgets are
 small, so that a random walk soon finds an empty pool, a full cap and an exhausted grant.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
 from itertools import count
 from typing import Any, ClassVar
 
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
+from support.ledger_model import (
+    FEE_BP,
+    CallModel,
+    GrantModel,
+    LinkModel,
+    Shares,
+    related,
+)
 from support.ledger_world import World
 
 from catalog.ground.database import Database
-from catalog.ground.errors import PaymentRequired
+from catalog.ground.errors import PaymentRequired, TokenMartError
 from catalog.ground.ids import ulid
-from catalog.listings.offer import CallableListing
-from marketplace.gateway.directory import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
-from marketplace.gateway.money import Bill, Books, Call
-from marketplace.ledger.accounts import account_id, apply_now, open_account
-from marketplace.ledger.chart import BANK, Code, Rule, owner_unsettled, wallet
+from catalog.listings.callable import CallableListing
+from marketplace.gateway.money import Books, Call
+from marketplace.gateway.records import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
+from marketplace.ledger.accounts import account_id, apply_now, open_account, take_control
+from marketplace.ledger.chart import (
+    BANK,
+    Code,
+    Rule,
+    owner_available,
+    owner_paying,
+    owner_unsettled,
+    pool,
+    wallet,
+)
 from marketplace.ledger.operations import Entry, Operation, Outcome, Post, Release
 from marketplace.ledger.sweep import expired_holds
 from marketplace.members.tables import Organisation
 from marketplace.prices.components import Buckets, Components, canonical
 from marketplace.vouchers.caps import Against
 from marketplace.vouchers.granting import Order, caps_for, issue_grants, sized
-from marketplace.vouchers.pools import fund
+from marketplace.vouchers.pools import fund, funders_of
 from marketplace.vouchers.programmes import publish
 from marketplace.vouchers.rules import load
-from marketplace.vouchers.service import ladder_for
+from marketplace.vouchers.service import ladder_for, quota_window
+from marketplace.vouchers.split import FunderSplit
 from marketplace.vouchers.tables import Programme
 
 START = 1_780_000_000_000_000
@@ -45,8 +63,14 @@ PRICE = Components(input_u_per_m=1_000_000, output_u_per_m=1_000_000)
 FUNDERS = (("gd", "province", 5000), ("sz", "city", 3000), ("nanshan", "district", 2000))
 BUDGET_U = 200
 CAP_U = 60
+GROUP_CAP_U = 70
+NANSHAN_CAP_U = 16
 ORGS = ("a", "b")
-FEE_BP = 500
+PARTIES = ("a", "b", "maker", "holding", "kin")
+OWNERS = ("maker", "a", "b")
+"""Who may be paid out: listing owners, and callers that are reimbursed."""
+FREE_CALLS = 2
+"""A day and organisation."""
 
 
 def _programme(code: str, ratio_bp: int, stacking: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -54,47 +78,19 @@ def _programme(code: str, ratio_bp: int, stacking: dict[str, Any], **more: Any) 
         "code": code, "version": 1, "title_zh": code, "title_en": code, "kind": "token",
         "mode": "instant", "claimant": "platform",
         "funders": [{"funder": f, "level": lv, "share_bp": bp} for f, lv, bp in FUNDERS],
-        "budget": {"total_u": BUDGET_U}, "window": {"grant_ttl_days": 3},
+        "window": {"grant_ttl_days": 3},
         "subsidy": {"ratio_bp": ratio_bp}, "stacking": stacking,
     } | more  # fmt: skip
 
 
-@dataclass
-class GrantModel:
-    """A voucher as the model keeps it. `used` is what calls have drawn less what was refunded."""
-
-    id: str
-    account: int
-    code: str
-    org: str
-    amount: int
-    expires_at: int
-    held: int = 0
-    used: int = 0
-    returned: int = 0
-
-    @property
-    def left(self) -> int:
-        return self.amount - self.held - self.used - self.returned
-
-
-@dataclass
-class CallModel:
-    """A call: its legs as (grant or None for the wallet, held, posted, refunded)."""
-
-    call: Call
-    org: str
-    grants: list[GrantModel]
-    held: list[int]
-    wallet_held: int
-    cost: int = 0
-    posted: list[int] = field(default_factory=list)
-    wallet_posted: int = 0
-    refunded: int = 0
-    wallet_refunded: int = 0
-    legs_refunded: list[int] = field(default_factory=list)
-    bill: Bill | None = None
-    state: str = "open"
+Rows = dict[str, tuple[int, ...]]
+"""By account code: pending debits, posted debits, pending credits, posted credits."""
+_TABLES = (
+    "ledger_transfer", "usage_event", "ledger_hold", "ledger_account", "voucher_grant", "grant_shift",
+    "voucher_cap_use", "refund", "refund_leg", "claim", "claim_line", "payout_accrual", "payout_day",
+    "payout_hold", "payout", "payout_file", "payout_statement", "adjustment", "appropriation",
+    "programme", "price_version",
+)  # fmt: skip
 
 
 class Economy:
@@ -102,19 +98,24 @@ class Economy:
 
     RATIOS: ClassVar = {"city": 5000, "rival": 3000, "district": 3333, "later": 2000}
 
-    def __init__(self, database: Database, world: World, mark: str = "", now: int = START) -> None:
-        self.database, self.world = database, world
+    def __init__(
+        self, database: Database, world: World, mark: str = "", now: int = START, scale: int = 1
+    ) -> None:
+        """Open the story `mark` (a new one without it); budgets and caps are `scale` times as large."""
+        self.database, self.world, self.scale = database, world, scale
         self.mark = mark or ulid().lower()[-10:]
-        self.now = now
+        self.now = self.began = now
         self.number = count(1)
         self.books = self._books()
         self.wallets = dict.fromkeys(ORGS, 0)
+        self.links: list[LinkModel] = []
+        self.shares = Shares()
         self.grants: list[GrantModel] = []
         self.calls: list[CallModel] = []
-        self.repeatable: list[tuple[str, Any]] = []
+        self.repeatable: list[tuple[str, Callable[[], object]]] = []
         self.programmes: dict[str, Programme] = {}
         with database.session() as session:
-            for org in (*ORGS, "maker") if not mark else ():
+            for org in PARTIES if not mark else ():
                 row = Organisation(
                     id=self.org(org), slug=self.org(org), name=org, created_at_us=self.now
                 )
@@ -124,12 +125,12 @@ class Economy:
                 org: open_account(session, wallet(self.org(org)), Rule.DEBITS_WITHIN_CREDITS)
                 for org in ORGS
             }
-            for org in (*ORGS, "maker"):
+            for org in (*ORGS, "maker", "kin"):
                 open_account(session, owner_unsettled(self.org(org)), Rule.PROJECTION)
             for document in self._documents():
                 made = publish(session, json.dumps(document), "officer", self.now)
-                if not mark:
-                    fund(session, self.tx("fund"), made.id, BUDGET_U, self.now)
+                if not mark and document["kind"] != "free_quota":
+                    fund(session, self.tx("fund"), made.id, BUDGET_U * scale, self.now)
                 self.programmes[document["code"].partition("-")[0]] = made
 
     def _books(self) -> Books:
@@ -142,17 +143,27 @@ class Economy:
             return Books(**{k: account_id(session, v) for k, v in names.items() if k in known})
 
     def _documents(self) -> Iterable[dict[str, Any]]:
-        mark = self.mark
+        mark, scale = self.mark, self.scale
+        budget = {"budget": {"total_u": BUDGET_U * scale}}
         best = {"stack_class": f"city-{mark}", "rule": "better_of"}
-        cap = [{"per": "org", "amount_u": CAP_U, "basis": "issued"}]
-        yield _programme(f"city-{mark}", 5000, best, caps=cap)
-        yield _programme(f"rival-{mark}", 3000, best)
-        yield _programme(f"district-{mark}", 3333, {"stack_class": f"d-{mark}", "rule": "stack"})
+        cap = [{"per": "org", "amount_u": CAP_U * scale, "basis": "issued"}]
+        group_u, part_u = GROUP_CAP_U * scale, NANSHAN_CAP_U * scale
+        group = {"per": "group", "group": f"g-{mark}", "amount_u": group_u, "basis": "used"}
+        part = {"per": "funder_org", "funder": "nanshan", "amount_u": part_u}
+        back: dict[str, Any] = {"clawback": {"months": 36}, **budget}
+        yield _programme(f"city-{mark}", 5000, best, caps=cap, **budget)
+        yield _programme(f"rival-{mark}", 3000, best, caps=[group], payout_on="usage", **back)
+        stack = {"stack_class": f"d-{mark}", "rule": "stack"}
+        yield _programme(f"district-{mark}", 3333, stack, caps=[group, part], **back)
         later = {"stack_class": f"later-{mark}", "rule": "stack"}
-        yield _programme(f"later-{mark}", 2000, later, mode="reimburse", claimant="demander")
+        demander = {"mode": "reimburse", "claimant": "demander"}
+        yield _programme(f"later-{mark}", 2000, later, **demander, **back)
+        quota = {"unit": "REQ:free", "amount": FREE_CALLS, "recurrence": "day"}
+        free = {"kind": "free_quota", "quota": quota, "budget": {"total_u": None}}
+        yield _programme(f"free-{mark}", 10_000, {"stack_class": f"free-{mark}"}, **free)
 
     def org(self, name: str) -> str:
-        return f"{name}-{self.mark}"
+        return f"{name}_{self.mark}"
 
     def tx(self, what: str) -> str:
         return f"{what}-{self.mark}-{next(self.number)}"
@@ -166,7 +177,7 @@ class Economy:
             post = Post(self.tx("top"), (entry,), self.now)
             apply_now(session, post)
         self.wallets[org] += amount
-        self.repeatable.append(("ledger", post))
+        self.again("top up", post)
 
     def issue(self, org: str, code: str, asked: int) -> GrantModel | None:
         """Issue what caps and pools leave room for; None when that is nothing."""
@@ -174,6 +185,7 @@ class Economy:
         sealed = load(made.rules)
         against = Against(self.org(org))
         with self.database.session() as session:
+            take_control(session)
             found = sized(session, made, sealed, asked, {}, against, self.now)
             if not found.amount_u:
                 return None
@@ -184,18 +196,51 @@ class Economy:
                 grant.id, grant.account_id, code, org, grant.amount, grant.expires_at_us
             )
         self.grants.append(kept)
-        self.repeatable.append(("issue", order))
+        self.repeatable.append(("issue", lambda: self._issue_again(order)))
         return kept
+
+    def _issue_again(self, order: Order) -> None:
+        with self.database.session() as session:
+            issue_grants(session, order)
+
+    def room(self, org: str, code: str, asked: int, rows: Rows) -> int:
+        """Return how much of `asked` the published caps and what is in the pools leave room for."""
+        made, mine = self.programmes[code], [g for g in self.grants if g.org == org]
+        split, places = self.split(code)
+        if code == "city":
+            asked = min(asked, CAP_U - sum(g.amount for g in mine if g.code == "city"))
+        if code in ("rival", "district"):
+            group = [g for g in mine if g.code in ("rival", "district")]
+            asked = min(asked, GROUP_CAP_U - sum(g.amount - g.returned for g in group))
+        if code == "district":
+            nanshan = sum(split.drawn(g.amount)[2] for g in mine if g.code == code)
+            asked = min(asked, (NANSHAN_CAP_U - nanshan) * 10_000 // 2000)
+        pools = [_left(rows[pool(made.id, funder_id)]) for funder_id in places]
+        for left, (_, _, share_bp) in zip(pools, FUNDERS, strict=True):
+            asked = min(asked, left * 10_000 // share_bp)
+        while any(part > left for part, left in zip(split.drawn(asked), pools, strict=True)):
+            asked -= 1
+        return asked
+
+    def split(self, code: str) -> tuple[FunderSplit, tuple[str, ...]]:
+        """Return how a programme's grants are split, and its funders in that order."""
+        with self.database.reading() as session:
+            parts = funders_of(session, self.programmes[code].id)
+        found = FunderSplit([(0, tuple((p.funder_id, p.share_bp) for p in parts))])
+        return found, found.funders
 
     # --- calls ----------------------------------------------------------------------------------------
 
-    def payers(self, org: str, owner: str) -> tuple[ListingRecord, OrgLadder]:
+    def payers(
+        self, org: str, owner: str, *, free: bool = False
+    ) -> tuple[ListingRecord, OrgLadder]:
         """Return what the gateway looks up for a call of `org` to a listing of `owner`."""
         listing = _filled(
             CallableListing, id="lst", slug=f"{owner}/mini", kind="model", owner_org=self.org(owner)
         )
         with self.database.session() as session:
-            payers = ladder_for(session, self.org(org), listing, self.wallet_ids[org], self.now)
+            wallet_id = self.wallet_ids[org]
+            payers = ladder_for(session, self.org(org), listing, wallet_id, self.now, free=free)
             owner_account = account_id(session, owner_unsettled(self.org(owner)))
         accounts = tuple(step.account_id for step in payers.ladder.steps)
         record = _filled(
@@ -211,30 +256,36 @@ class Economy:
             id=self.tx("gen"), key=_filled(KeyRecord, id="key", org_id=self.org(org)), record=record,
             payer=payer, books=self.books, input_tokens=0, choices=1, max_tokens=tokens,
             started_at_us=self.now, streamed=False, request_sha256="",
-            endpoint=_filled(EndpointRecord, id="end"),
+            endpoint=EndpointRecord(id="end", url="", model=""),
         )  # fmt: skip
 
-    def admit(self, org: str, owner: str, tokens: int) -> CallModel | None:
+    def admit(self, org: str, owner: str, tokens: int, *, free: bool = False) -> CallModel | None:
         """Hold a call of `tokens` to a listing of `owner`; None when it is refused."""
-        call = self.call(org, *self.payers(org, owner), tokens)
-        operation = call.hold(TTL_S)
+        call = self.call(org, *self.payers(org, owner, free=free), tokens)
+        again = replace(call).hold(TTL_S)
         try:
-            self.world.do(operation)
+            self.world.do(call.hold(TTL_S))
         except PaymentRequired:
             return None
         assert call.plan is not None
         by_account = {grant.account: grant for grant in self.grants}
+        legs = [] if free else call.plan.legs
         kept = CallModel(
             call,
             org,
-            [by_account[leg.account_id] for leg in call.plan.legs],
-            [leg.amount for leg in call.plan.legs],
+            owner,
+            [by_account[leg.account_id] for leg in legs],
+            [leg.amount for leg in legs],
             call.plan.wallet_hold_u,
+            blocked=related(self.org(org), self.org(owner), self.links, self.now),
+            quota=free,
             cost=call.plan.cost_u,
         )
         kept.posted = [0] * len(kept.held)
         kept.legs_refunded = [0] * len(kept.held)
         self.calls.append(kept)
+        # Ids of calls are made by the house: nobody holds again for one that has left the journal.
+        self.repeatable.append(("hold", lambda: None if kept.archived else self.world.do(again)))
         return kept
 
     def settle(self, kept: CallModel, tokens: int) -> None:
@@ -243,7 +294,8 @@ class Economy:
         bill = kept.call.settle(Buckets(0, 0, 0, tokens, 0), "{}", "provider", "ok", self.now)
         operation = bill.operation(kept.call, kept.call.id, self.now)
         self.world.do(operation)
-        self.repeatable.append(("ledger", operation))
+        self.again("settle", operation, kept)
+        kept.billed, kept.ended_at = tokens, self.now
         rest = cost = min(tokens, kept.cost)
         own = 0
         for index, (grant, held) in enumerate(zip(kept.grants, kept.held, strict=True)):
@@ -253,9 +305,36 @@ class Economy:
             own += draw * (grant.code == "later")
             grant.held -= held
             grant.used += draw
-        kept.wallet_posted = rest + own
+        kept.wallet_posted = 0 if kept.quota else rest + own
         self.wallets[kept.org] -= kept.wallet_posted
-        kept.cost, kept.state, kept.bill = cost, "settled", bill
+        kept.cost, kept.state = cost, "settled"
+
+    def again(self, what: str, operation: Operation, kept: CallModel | None = None) -> None:
+        """Let an operation be sent again: it changes nothing, and says so as long as it is known."""
+
+        def repeated() -> Outcome | None:
+            try:
+                outcome = self.world.do(operation)
+            except TokenMartError:
+                assert kept is not None
+                assert kept.archived
+                return None
+            assert getattr(outcome, "changed", None) is False
+            return outcome
+
+        self.repeatable.append((what, repeated))
+
+    def free_calls_left(self, org: str) -> int:
+        """Return how many calls of today's free quota are neither running nor answered."""
+        today, _ = quota_window("day", self.now)
+        spent = [
+            call
+            for call in self.calls
+            if (call.org, call.quota) == (org, True)
+            and quota_window("day", call.call.started_at_us)[0] == today
+            and (call.state == "open" or (call.state == "settled" and call.cost))
+        ]
+        return FREE_CALLS - len(spent)
 
     def end_unpaid(self, kept: CallModel, *, expired: bool) -> None:
         """Void a call, or let the sweeper find its hold."""
@@ -266,7 +345,7 @@ class Economy:
             operations: list[Operation] = [
                 r for r in overdue if r.tx in {c.call.id for c in self.calls}
             ]
-            assert kept.call.id in {r.tx for r in operations}  # type: ignore[union-attr]
+            assert kept.call.id in {r.tx for r in operations}
         else:
             operations = [Release(kept.call.id, self.now)]
         self.world.apply(*operations)
@@ -277,7 +356,8 @@ class Economy:
                 other.state = "unpaid"
                 for grant, held in zip(other.grants, other.held, strict=True):
                     grant.held -= held
-        self.repeatable += [("ledger", operation) for operation in operations]
+        for operation in operations:
+            self.again("release", operation)
 
     # --- what the model expects -----------------------------------------------------------------------
 
@@ -287,7 +367,7 @@ class Economy:
             (g for g in self.grants if g.org == org and g.expires_at > self.now and g.left > 0),
             key=lambda g: (g.expires_at, g.amount, g.id),
         )
-        if org == owner:
+        if related(self.org(org), self.org(owner), self.links, self.now):
             live = []
         winner = next((c for c in ("city", "rival") if any(g.code == c for g in live)), "")
         rest, own = cost, 0
@@ -305,7 +385,7 @@ class Economy:
                     own += amount * (code == "later")
         return draws, rest + own
 
-    def totals(self) -> dict[str, tuple[int, int, int, int]]:
+    def totals(self) -> Rows:
         """Return every account's row."""
         with self.database.reading() as session:
             rows = session.connection().execute(
@@ -314,6 +394,13 @@ class Economy:
                 )
             )
             return {row[0]: tuple(row[1:]) for row in rows}
+
+    def state(self) -> tuple[Rows, tuple[int, ...]]:
+        """Return what nothing may change that changes nothing: balances, and how many rows there are."""
+        counts = ", ".join(f"(SELECT count(*) FROM {table})" for table in _TABLES)
+        with self.database.reading() as session:
+            found = session.connection().execute(text(f"SELECT {counts}")).one()
+        return self.totals(), tuple(found)
 
     def differences(self) -> list[str]:
         """Return where the ledger and the model disagree."""
@@ -328,15 +415,19 @@ class Economy:
             pending, debits, _, credits = rows[f"grant:{grant.id}"]
             if (credits - debits - pending, pending) != (grant.left, grant.held):
                 found.append(f"{grant}: {rows[f'grant:{grant.id}']}")
+        for org in OWNERS:
+            told = [
+                _left(rows.get(name(self.org(org)), (0, 0, 0, 0)))
+                for name in (owner_available, owner_paying)
+            ]
+            if told != [self.shares.available(org), self.shares.paying[org]]:
+                found.append(f"{org}: {told} available and paying, not {self.shares.flows}")
         return found
 
-    def repeat(self, what: str, operation: Any) -> Outcome | None:
-        """Do something again that has been done."""
-        if what == "ledger":
-            return self.world.do(operation)
-        with self.database.session() as session:
-            issue_grants(session, operation)
-        return None
+
+def _left(row: tuple[int, ...]) -> int:
+    pending, debits, _, credits = row
+    return credits - debits - pending
 
 
 def unhurried(database: Database) -> None:

@@ -71,9 +71,9 @@ class Racer:
 
     def run(self, until: float) -> None:
         """Do something, again and again."""
-        seldom = [self.sweep, self.lapse, self.top_up, self.jobs, self.pay]
-        steps = [self.give_back] * 4 + [self.issue] * 6 + [self.claim] * 2 + [self.decide] * 4
-        steps += seldom * 2
+        often = [self.give_back, self.issue, self.decide]
+        steps = often * 6 + [self.claim, self.top_up] * 4
+        steps += [self.sweep, self.lapse, self.jobs, self.pay] * 2
         while time.monotonic() < until:
             step = self.call if self.random.random() < 0.8 else self.random.choice(steps)
             try:
@@ -167,7 +167,7 @@ class Racer:
         org = self.random.choice(ORGS)
         world = self.economy.world
         wallet = self.economy.wallet_ids[org]
-        self.writer.submit(world.post(f"top-{ulid()}", world.bank, wallet, 400))
+        self.writer.submit(world.post(f"top-{ulid()}", world.bank, wallet, 1_000))
 
     def claim(self) -> None:
         """Claim from one funder what it owes by now. Between the two steps the process may die."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -10,14 +11,13 @@ from support.ledger_machine import machine_on
 
 from catalog.ground.database import Database
 
-EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "10"))
 STEPS = int(os.environ.get("LEDGER_STEPS", "30"))
 
 
-def test_public_money_stays_exact(database: Database) -> None:
-    machine = machine_on(database)
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        machine,
+def test_public_money_stays_exact(fresh_database: Callable[[], Database]) -> None:
+    run_state_machine_as_test(
+        machine_on(fresh_database),
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
@@ -28,4 +28,3 @@ def test_public_money_stays_exact(database: Database) -> None:
             database=None,
         ),
     )
-    machine.world.close()
