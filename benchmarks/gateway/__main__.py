@@ -1,6 +1,6 @@
 """The gateway beside its peers (`make bench-gateway`): one interleaved run, one table of ratios.
 
-    python -m benchmarks.gateway [--seconds 1.5] [--rounds 5] [--targets NAME,…] [--offline]
+    python -m benchmarks.gateway [--seconds 1.25] [--rounds 5] [--targets NAME,…] [--offline]
 
 Starts an upstream that answers at once, this gateway three times (one voucher, a waterfall, PostgreSQL) and
 the peers, then goes round: in every round each scenario asks each target in turn. The main figure is
@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.gateway", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--seconds", type=float, default=1.5, help="load on one target at a time")
+    parser.add_argument("--seconds", type=float, default=1.25, help="load on one target at a time")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--targets",
