@@ -21,6 +21,7 @@ from catalog.ground.database import Database
 from catalog.hub.prune import sweep
 from catalog.listings import records, shelf
 from catalog.listings.tables import Listing
+from marketplace.gateway import answers
 from marketplace.ledger.operations import Release
 from marketplace.ledger.sweep import expired_holds
 from marketplace.ledger.writer import LedgerWriter
@@ -45,6 +46,7 @@ async def keep_house(database: Database, writer: LedgerWriter, store: ArtifactSt
         _every(_SHELF_S, tidy_shelf, database),
         _every(_MONEY_S, settle_time, database),
         _every(_STORE_S, lambda db: _clear_store(db, store), database),
+        _every(_STORE_S, forget_answers, database),
     )
 
 
@@ -54,6 +56,14 @@ async def _sweep(database: Database, writer: LedgerWriter) -> None:
             for release in await asyncio.to_thread(_overdue, database):
                 await writer.apply(release)
         await asyncio.sleep(_SWEEP_S)
+
+
+def forget_answers(database: Database) -> None:
+    """Delete the answers that nobody may ask for any more."""
+    while True:
+        with database.session() as session:
+            if not answers.sweep(session, now_us()):
+                return
 
 
 def _overdue(database: Database) -> list[Release]:

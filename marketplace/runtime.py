@@ -26,6 +26,8 @@ from marketplace.settings import Settings
 from serving.local_engine import LocalEngine
 
 _SEED_ENDPOINT = "ept_seed"
+_SEED_PLACES = 16
+"""Twice the rows that its engine decodes together, so that the next ones are at hand."""
 
 
 class _Protocol(HttpToolsProtocol):
@@ -193,6 +195,7 @@ def _publish_endpoint(settings: Settings, engine: LocalEngine, url: str) -> None
                 model="",
                 data_collection="deny",
                 zdr=True,
+                max_concurrency=_SEED_PLACES,
                 updated_at_us=0,
             )
         endpoint.url, endpoint.model, endpoint.api_key = url, engine.model, engine.api_key

@@ -59,6 +59,10 @@ class Settings(BaseSettings):
     """Calls at once for an organisation; 0 is no limit."""
     listing_concurrency: int = Field(default=0, ge=0)
     """Calls of one listing at once, by everybody together; 0 is no limit."""
+    queue: int = Field(default=64, ge=0)
+    """Calls of one organisation that may wait for a listing whose engines are full."""
+    queue_patience_s: float = Field(default=30.0, gt=0)
+    """How long a call may wait for its turn; who would wait longer is refused at once."""
     workers: int = Field(default=1, ge=1, le=64)
     """Worker processes of the gateway; more than one needs PostgreSQL."""
     drain_s: float = Field(default=30.0, ge=0)

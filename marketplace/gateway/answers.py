@@ -20,6 +20,7 @@ _REMEMBER = text(
     " created_at_us, expires_at_us) VALUES (:id, :org_id, :request_sha256, :status, :content_type,"
     " :body, :created_at_us, :expires_at_us) ON CONFLICT (id) DO NOTHING RETURNING id"
 )
+_FORGET = text("DELETE FROM gateway_answer WHERE id = :id")
 _SWEEP = text(
     "DELETE FROM gateway_answer WHERE id IN (SELECT id FROM gateway_answer"
     " WHERE expires_at_us <= :at_us ORDER BY expires_at_us LIMIT :most) RETURNING id"
@@ -62,6 +63,11 @@ def recall(
     return Answer(
         row.request_sha256, row.status, row.content_type, bytes(row.body), row.created_at_us
     )
+
+
+def forget(session: Session, generation: str) -> None:
+    """Drop what is kept of a generation."""
+    session.execute(_FORGET, {"id": generation})
 
 
 def sweep(session: Session, at_us: int, most: int = _SWEPT) -> int:

@@ -54,39 +54,40 @@ class _Cache(Generic[Value]):
 
     def __init__(self, load: Callable[[str], Awaitable[Value]]) -> None:
         self._load = load
-        self._known: dict[str, Value | TokenMartError] = {}
-        self._loading: dict[str, asyncio.Future[Value | TokenMartError]] = {}
+        self._known: dict[str, Value] = {}
+        self._nothing: dict[str, TokenMartError] = {}
+        self._loading: dict[str, asyncio.Future[Value]] = {}
         self._generation = 0
 
     def peek(self, name: str) -> Value | None:
-        found = self._known.get(name)
-        return None if isinstance(found, TokenMartError) else found
+        return self._known.get(name)
 
     async def get(self, name: str) -> Value:
         found = self._known.get(name)
-        if found is None:
-            waiting = self._loading.get(name)
-            if waiting is None:
-                waiting = asyncio.ensure_future(self._fill(name))
-                self._loading[name] = waiting
-            found = await asyncio.shield(waiting)
-        if isinstance(found, TokenMartError):
-            raise found.with_traceback(None)
-        return found
+        if found is not None:
+            return found
+        nothing = self._nothing.get(name)
+        if nothing is not None:
+            raise nothing.with_traceback(None)
+        waiting = self._loading.get(name)
+        if waiting is None:
+            waiting = asyncio.ensure_future(self._fill(name))
+            self._loading[name] = waiting
+        return await asyncio.shield(waiting)
 
-    async def _fill(self, name: str) -> Value | TokenMartError:
+    async def _fill(self, name: str) -> Value:
         generation = self._generation
-        value: Value | TokenMartError
         try:
             value = await self._load(name)
         except (NotFound, Unauthenticated) as nothing:
-            value = nothing
+            if generation == self._generation:
+                _keep(self._nothing, name, nothing)
+            raise
         finally:
-            self._loading.pop(name, None)
+            if generation == self._generation:
+                self._loading.pop(name, None)
         if generation == self._generation:
-            if len(self._known) >= _STRANGERS:
-                self._known.clear()
-            self._known[name] = value
+            _keep(self._known, name, value)
         return value
 
     def forget(self, name: str) -> None:
@@ -95,8 +96,15 @@ class _Cache(Generic[Value]):
     def clear(self) -> None:
         self._generation += 1
         self._known.clear()
+        self._nothing.clear()
         # Who asks from now on must not get what was read before the change.
         self._loading = {}
+
+
+def _keep(known: dict[str, Any], name: str, value: object) -> None:
+    if len(known) >= _STRANGERS:
+        known.clear()
+    known[name] = value
 
 
 class Directory:
@@ -137,33 +145,60 @@ class Directory:
                 retry_after_s=5,
             )
 
+    # What is in memory and good is returned at once by the functions with `known_`; None says that
+    # it must be waited for. A call of an organisation that calls often waits for nothing.
+
+    def known_key(self, secret: str) -> KeyRecord | None:
+        """Return the key with this secret, if it is in memory."""
+        return self._keys.peek(digest(secret))
+
     async def key(self, secret: str) -> KeyRecord:
         """Return the key with this secret; `Unauthenticated` when there is none."""
         return await self._keys.get(digest(secret))
 
+    def known_listing(self, model: str) -> ListingRecord | None:
+        """Return the listing that `model` calls, if it is in memory and its price still in force."""
+        found = self._listings.peek(model.removesuffix(FREE_SUFFIX))
+        return found if found is not None and found.until_us > self._clock() else None
+
     async def listing(self, model: str) -> ListingRecord:
         """Return the listing that `model` calls (`slug` or `slug:free`); `NotFound` if it may not be."""
         slug = model.removesuffix(FREE_SUFFIX)
-        known = self._listings.peek(slug)
-        if known is not None and known.until_us <= self._clock():
+        if self.known_listing(model) is None and self._listings.peek(slug) is not None:
             self._listings.forget(slug)
         return await self._listings.get(slug)
 
+    def known_ladder(self, org_id: str, model: str, fresher_than_us: int = 0) -> OrgLadder | None:
+        """Return who pays, if it is in memory, built after `fresher_than_us` and not past its own end."""
+        found = self._ladders.peek(f"{org_id} {model}")
+        if (
+            found is not None
+            and found.built_at_us >= fresher_than_us
+            and found.good_until_us > self._clock()
+        ):
+            return found
+        return None
+
     async def ladder(self, org_id: str, model: str, *, fresher_than_us: int = 0) -> OrgLadder:
         """Return who pays, built after `fresher_than_us` and not past its own end."""
-        name = f"{org_id} {model}"
-        found = self._ladders.peek(name)
-        if found is not None:
-            if found.good_until_us > self._clock() and found.built_at_us >= fresher_than_us:
-                return found
+        found = self.known_ladder(org_id, model, fresher_than_us)
+        if found is None:
+            name = f"{org_id} {model}"
             self._ladders.forget(name)
-        return await self._ladders.get(name)
+            found = await self._ladders.get(name)
+        return found
 
-    async def caps(self, key: KeyRecord) -> KeyCaps:
-        """Return what the key may spend in the windows that it is in now."""
+    def known_caps(self, key: KeyRecord) -> KeyCaps | None:
+        """Return what the key may spend in the windows that it is in now, if that is in memory."""
         if key.daily_u is None and key.monthly_u is None:
             return NO_CAPS
         found = self._caps.peek(key.id)
-        if found is not None and found.good_until_us <= self._clock():
+        return found if found is not None and found.good_until_us > self._clock() else None
+
+    async def caps(self, key: KeyRecord) -> KeyCaps:
+        """Return what the key may spend in the windows that it is in now."""
+        found = self.known_caps(key)
+        if found is None:
             self._caps.forget(key.id)
-        return await self._caps.get(key.id)
+            found = await self._caps.get(key.id)
+        return found

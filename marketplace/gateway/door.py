@@ -358,7 +358,7 @@ class Connection(asyncio.Protocol):
             framing = b"transfer-encoding: chunked\r\n"
             if self._close_after:
                 framing += b"connection: close\r\n"
-            piece = b"%x\r\n%b\r\n" % (len(first), first)
+            piece = _chunk(first)
         else:
             self._close_after = True
             framing, piece = b"connection: close\r\n", first
@@ -366,12 +366,12 @@ class Connection(asyncio.Protocol):
 
     def emit(self, piece: bytes) -> None:
         """Send the next piece of a streamed answer."""
-        self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+        self._write(_chunk(piece) if self._chunked else piece)
 
     def finish(self, last: bytes) -> None:
         """Send the last piece of a streamed answer and end it."""
         if self._chunked:
-            self._write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last))
+            self._write(_chunk(last) + b"0\r\n\r\n")
         else:
             self._write(last)
 
@@ -413,3 +413,8 @@ class Connection(asyncio.Protocol):
                 self._refuse(RequestTimeout("The request did not arrive whole in time."))
             elif quiet_s > IDLE_S:
                 self._close()
+
+
+def _chunk(piece: bytes) -> bytes:
+    """Frame a piece; an empty one is nothing, because a chunk of no length ends the answer."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""

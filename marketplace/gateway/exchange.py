@@ -32,6 +32,7 @@ from marketplace.gateway.flight import Answer, Flight
 from marketplace.gateway.meter import Meter
 from marketplace.gateway.money import Bill, Call
 from marketplace.gateway.records import EndpointRecord
+from marketplace.gateway.replays import Replay
 from marketplace.gateway.request import ClientGone
 from marketplace.gateway.shapes import Streaming, Talk
 from marketplace.gateway.upstream import Upstream, broken
@@ -43,6 +44,8 @@ from serving.routing import Choice, Failure, Router
 
 log = logging.getLogger(__name__)
 
+_JSON = "application/json"
+_EVENTS = "text/event-stream; charset=utf-8"
 MOST_TRIES = 3
 """Engines that are asked for one call, as long as nothing of an answer has gone out."""
 
@@ -67,17 +70,26 @@ class Exchange:
         "_choice",
         "_connection",
         "_flight",
+        "_replay",
         "_streaming",
         "_talk",
         "_tools",
         "call",
     )
 
-    def __init__(self, call: Call, talk: Talk, connection: Connection, tools: Tools) -> None:
+    def __init__(
+        self,
+        call: Call,
+        talk: Talk,
+        connection: Connection,
+        tools: Tools,
+        replay: Replay | None = None,
+    ) -> None:
         self.call = call
         self._talk = talk
         self._connection = connection
         self._tools = tools
+        self._replay = replay
         self._streaming: Streaming | None = None
         self._flight: Flight | None = None
         self._choice: Choice[EndpointRecord] | None = None
@@ -173,6 +185,8 @@ class Exchange:
             return
         if forward:
             self._tools.meter.chunks += 1
+            if self._replay is not None:
+                self._replay.saw(forward)
             if self._began:
                 self._connection.emit(forward)
             else:
@@ -187,7 +201,7 @@ class Exchange:
             self._tools.router.answered(self._choice)
         call.first_token_us = self._tools.clock() - call.started_at_us
         headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"content-type", _EVENTS.encode()),
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
             *call.answer_headers(),
@@ -217,11 +231,13 @@ class Exchange:
                 self._tools.upstream, call, self._talk, answer.body
             )
         document = self._talk.answer(answer.body, call)
+        if self._replay is not None:
+            await self._replay.keep(_JSON, document, self._tools.clock())
         bill = await self._settle(usage, raw, source, "ok")
         headers = [
-            (b"content-type", b"application/json"),
+            (b"content-type", _JSON.encode()),
             *call.answer_headers(),
-            *bill.headers(call.books),
+            *bill.headers(),
         ]
         self._connection.respond(200, headers, document)
 
@@ -236,6 +252,8 @@ class Exchange:
             usage, raw, source = await count_answer(
                 self._tools.upstream, call, self._talk, streaming.produced()
             )
+        if self._replay is not None:
+            await self._replay.keep(_EVENTS, streaming.last(None), self._tools.clock())
         bill = await self._settle(usage, raw, source, "ok")
         last = streaming.last(bill.cost_u)
         if not self._began:
@@ -268,13 +286,13 @@ class Exchange:
         call.marks = read.marks
         bill = call.settle(read.buckets, raw, source, outcome, tools.clock())
         try:
-            await tools.writer.apply(bill.operation(call, call.id, bill.at_us))
+            await tools.writer.apply(bill.operation(call, call.tx, bill.at_us))
         except Conflict:
             # The hold had expired (this process stood still for longer than its holds live). What was
             # served is charged anew if the money is still there, and is the platform's loss if not.
             log.warning("hold %s had expired before it was settled", call.id)
             await tools.writer.apply(call.late_hold(bill, tools.clock(), tools.hold_ttl_s))
-            await tools.writer.apply(bill.operation(call, f"{call.id}~late", tools.clock()))
+            await tools.writer.apply(bill.operation(call, f"{call.tx}~late", tools.clock()))
         tools.meter.billed(call, bill)
         return bill
 
@@ -284,7 +302,7 @@ class Exchange:
             return
         self.call.ended = True
         self._tools.meter.voided += 1
-        await self._tools.writer.apply(Release(self.call.id, self._tools.clock()))
+        await self._tools.writer.apply(Release(self.call.tx, self._tools.clock()))
 
 
 def _failure(error: TokenMartError) -> Failure | None:

@@ -1,6 +1,6 @@
 """The hot path: one metered call, from the key to its hold; `exchange` takes it from there.
 
-    who ─► what ─► how much at most ─► limits ─► hold ─► exchange
+    who ─► what ─► how much at most ─► limits ─► its turn ─► hold ─► exchange
 
 What a client saw complete is settled durably: the body of a plain answer, and the end of a stream, leave
 only after the settlement is on disk.
@@ -19,6 +19,7 @@ import msgspec
 from catalog.ground.clock import SECOND_US, Clock, now_us
 from catalog.ground.errors import (
     BadRequest,
+    Conflict,
     ContextTooLong,
     Forbidden,
     PaymentRequired,
@@ -29,27 +30,37 @@ from catalog.ground.errors import (
     UpstreamTimeout,
 )
 from catalog.ground.ids import new_id
+from marketplace.gateway import idempotency
 from marketplace.gateway.directory import Directory
 from marketplace.gateway.door import Connection, Request
 from marketplace.gateway.exchange import Exchange, Tools
-from marketplace.gateway.limits import Limits
+from marketplace.gateway.limits import Limits, Ticket
 from marketplace.gateway.meter import Meter
 from marketplace.gateway.money import Books, Call
 from marketplace.gateway.options import Options
 from marketplace.gateway.quotas import Quotas
-from marketplace.gateway.records import KeyRecord, ListingRecord, model_not_found
+from marketplace.gateway.records import (
+    FREE_SUFFIX,
+    EndpointRecord,
+    KeyRecord,
+    ListingRecord,
+    model_not_found,
+)
+from marketplace.gateway.replays import Archive, Replay
 from marketplace.gateway.request import ClientGone, bearer
 from marketplace.gateway.shapes import Talk, names_asked_for, render
+from marketplace.gateway.turns import Turns
 from marketplace.gateway.upstream import Upstream
-from marketplace.ledger.operations import Held, Release, Renew
+from marketplace.ledger.operations import Release, Renew
 from marketplace.ledger.writer import LedgerWriter
-from serving.routing import Router
+from serving.routing import Choice, Router
 from serving.translation import TOKEN_COUNTS
 
 log = logging.getLogger(__name__)
 
 _TEMPLATE_TOKENS = 64
 """What a chat template adds at most around one message, beyond the bytes that the caller sent."""
+_NO_CONTEXT = 1 << 40
 _FRESH_US = 250_000
 _ELSEWHERE = (Unavailable, UpstreamFailed, UpstreamTimeout)
 """What lets a request that asked for fallbacks go on to its next listing."""
@@ -64,6 +75,7 @@ class Hot:
     writer: LedgerWriter
     upstream: Upstream
     books: Books
+    archive: Archive
     clock: Clock = now_us
     meter: Meter = field(default_factory=Meter)
     router: Router = field(default_factory=Router)
@@ -71,6 +83,7 @@ class Hot:
     def __post_init__(self) -> None:
         self._limits = Limits(self.options.workers)
         self._quotas = Quotas(self.options)
+        self.turns = Turns(self.options, self.clock)
         self._tools = Tools(
             self.upstream, self.writer, self.router, self.meter, self.clock, self.options.hold_ttl_s
         )
@@ -102,20 +115,32 @@ class Hot:
         if self.draining:
             raise Unavailable("This gateway is shutting down.", retry_after_s=1)
         self.directory.check_fresh(at_us)
-        key = await self._who(request, at_us)
+        secret = bearer(request.headers)
+        if not secret:
+            raise _no_key()
+        key = self.directory.known_key(secret) or await self.directory.key(secret)
+        key.check(at_us, request.client)
         if request.path in TOKEN_COUNTS:
             await self._count(generation_id, key, request, connection)
             return
         talk = Talk(request.path, request.body)
+        replay: Replay | None = None
+        if idempotency.HEADER in request.headers:
+            replay = Replay(self.archive, key.org_id, request)
+            if await replay.answered(connection, at_us):
+                return
+            generation_id = replay.generation_id
         names = names_asked_for(talk.envelope)
-        for number, name in enumerate(names):
+        for name in names:
             try:
-                await self._call(generation_id, key, talk, name, names[0], connection, at_us)
+                first = "" if name == names[0] else names[0]
+                await self._call(generation_id, key, talk, name, first, connection, at_us, replay)
                 return
             except _ELSEWHERE:
-                if number + 1 == len(names):
+                if name == names[-1]:
                     raise
-                generation_id = new_id("gen")
+                if replay is None:
+                    generation_id = new_id("gen")
 
     async def _call(
         self,
@@ -123,65 +148,95 @@ class Hot:
         key: KeyRecord,
         talk: Talk,
         name: str,
-        first: str,
+        instead_of: str,
         connection: Connection,
         at_us: int,
+        replay: Replay | None,
     ) -> None:
         """Make the call under one of the names that the request asks for."""
-        record = await self._what(key, name)
-        talk.route_by(key.org_id, record.endpoints)
-        input_tokens, max_tokens = await self._bounds(generation_id, record, talk)
-        choices = talk.envelope.n or 1
-        ticket = self._limits.enter(
-            self._quotas.of(key, record), input_tokens + max_tokens * choices, self.clock()
-        )
-        try:
-            choice = self.router.choose(
-                record.endpoints, wish=talk.wish, affinity=talk.affinity, wanted=talk.wanted
-            )
-            try:
-                call = Call(
-                    id=generation_id,
-                    key=key,
-                    record=record,
-                    payer=await self.directory.ladder(key.org_id, name),
-                    books=self.books,
-                    input_tokens=input_tokens,
-                    choices=choices,
-                    max_tokens=max_tokens,
-                    started_at_us=at_us,
-                    streamed=talk.has_output and bool(talk.envelope.stream),
-                    request_sha256=hashlib.sha256(talk.body).hexdigest(),
-                    endpoint=choice.candidate,
-                    caps=await self.directory.caps(key),
-                    fallback_of="" if name == first else first,
-                    headers=ticket.headers(),
+        record = self.directory.known_listing(name) or await self.directory.listing(name)
+        self._may_call(key, record, name)
+        endpoints = record.endpoints
+        if len(endpoints) > 1 or talk.wish is not None or endpoints[0].supports is not None:
+            talk.route_by(key.org_id, endpoints)
+        # Byte-level tokenizers make at most one token of each byte, so the body's length bounds the
+        # input without a tokenizer. Only where that bound does not fit the context is the engine asked.
+        input_tokens, max_tokens = len(talk.body) + _TEMPLATE_TOKENS, 0
+        if talk.has_output:
+            asked = talk.envelope.asked_max_tokens
+            usual = record.listing.max_output_tokens or self.options.default_max_tokens
+            max_tokens = asked or usual
+            if input_tokens + max_tokens > (record.listing.context_length or _NO_CONTEXT):
+                input_tokens, max_tokens = await self._exactly(
+                    generation_id, record, talk, asked, usual
                 )
-                await self._admit(call, name, connection)
-                try:
-                    await Exchange(call, talk, connection, self._tools).run(choice)
-                finally:
-                    self.open_calls.pop(call.id, None)
-                    ticket.settle(call.input_tokens_used + call.output_tokens)
+        choices = talk.envelope.n or 1
+        most = input_tokens + max_tokens * choices
+        ticket = self._limits.enter(self._quotas.of(key, record), most, self.clock())
+        try:
+            call = Call(
+                id=generation_id,
+                key=key,
+                record=record,
+                payer=self.directory.known_ladder(key.org_id, name)
+                or await self.directory.ladder(key.org_id, name),
+                books=self.books,
+                input_tokens=input_tokens,
+                choices=choices,
+                max_tokens=max_tokens,
+                started_at_us=at_us,
+                streamed=talk.has_output and bool(talk.envelope.stream),
+                request_sha256=hashlib.sha256(talk.body).hexdigest(),
+                endpoint=endpoints[0],
+                caps=self.directory.known_caps(key) or await self.directory.caps(key),
+                fallback_of=instead_of,
+                headers=ticket.headers(),
+            )
+            gate = self.turns.gate(record)
+            if gate is None:
+                await self._held(call, talk, name, connection, ticket, replay)
+                return
+            place = await self.turns.wait(gate, call, name.endswith(FREE_SUFFIX), connection)
+            try:
+                await self._held(call, talk, name, connection, ticket, replay)
             finally:
-                self.router.abandoned(choice)
+                gate.leave(place, call.output_tokens, input_tokens=call.input_tokens_used)
         finally:
             ticket.leave()
 
-    async def _who(self, request: Request, at_us: int) -> KeyRecord:
-        secret = bearer(request.headers)
-        if not secret:
-            raise Unauthenticated(
-                "The request carries no key.",
-                code="missing_api_key",
-                remedy="Send it as Authorization: Bearer tm-…",
-            )
-        key = await self.directory.key(secret)
-        key.check(at_us, request.client)
-        return key
+    async def _held(
+        self,
+        call: Call,
+        talk: Talk,
+        name: str,
+        connection: Connection,
+        ticket: Ticket,
+        replay: Replay | None,
+    ) -> None:
+        """Take a place on an engine, make the hold durable, and let the exchange begin."""
+        choice: Choice[EndpointRecord] = self.router.choose(
+            call.record.endpoints, wish=talk.wish, affinity=talk.affinity, wanted=talk.wanted
+        )
+        try:
+            began_us = self.clock()
+            if replay is None:
+                await self._hold(call, name)
+            elif await self._hold_once(call, name, replay, connection):
+                return
+            self.open_calls[call.tx] = call
+            try:
+                self.meter.hold_s.observe((self.clock() - began_us) / 1e6)
+                if connection.gone:
+                    await self.writer.apply(Release(call.tx, self.clock()))
+                    raise ClientGone
+                await Exchange(call, talk, connection, self._tools, replay).run(choice)
+            finally:
+                self.open_calls.pop(call.tx, None)
+                ticket.settle(call.input_tokens_used + call.output_tokens)
+        finally:
+            self.router.abandoned(choice)
 
-    async def _what(self, key: KeyRecord, model: str) -> ListingRecord:
-        record = await self.directory.listing(model)
+    def _may_call(self, key: KeyRecord, record: ListingRecord, model: str) -> None:
         if record.listing.tier == "sandbox" and record.listing.owner_org != key.org_id:
             raise model_not_found(model)
         if key.listings is not None and record.listing.slug not in key.listings:
@@ -194,13 +249,11 @@ class Hot:
                 code="no_healthy_endpoint",
                 retry_after_s=5,
             )
-        return record
 
-    async def _admit(self, call: Call, model: str, connection: Connection) -> None:
+    async def _hold(self, call: Call, model: str) -> None:
         """Make the call's hold durable."""
-        began_us = self.clock()
         try:
-            await self._hold(call)
+            await self.writer.apply(call.hold(self.options.hold_ttl_s))
         except PaymentRequired:
             # Before somebody is told to pay: what is in memory may be a moment old, so look again.
             stale_us = self.clock() - _FRESH_US
@@ -209,34 +262,38 @@ class Hot:
             call.payer = await self.directory.ladder(
                 call.key.org_id, model, fresher_than_us=stale_us
             )
-            await self._hold(call)
-        self.meter.hold_s.observe((self.clock() - began_us) / 1e6)
-        if connection.gone:
-            self.open_calls.pop(call.id, None)
-            await self.writer.apply(Release(call.id, self.clock()))
-            raise ClientGone
+            await self.writer.apply(call.hold(self.options.hold_ttl_s))
 
-    async def _hold(self, call: Call) -> None:
-        held = await self.writer.apply(call.hold(self.options.hold_ttl_s))
-        assert isinstance(held, Held)
-        self.open_calls[call.id] = call
+    async def _hold_once(
+        self, call: Call, model: str, replay: Replay, connection: Connection
+    ) -> bool:
+        """Make the hold of a call that may come twice; True when the first has been answered meanwhile.
 
-    async def _bounds(
-        self, generation_id: str, record: ListingRecord, talk: Talk
-    ) -> tuple[int, int]:
-        """Return (most input tokens, most output tokens per choice).
-
-        Byte-level tokenizers make at most one token of each byte, so the body's length bounds the
-        input without a tokenizer. Only where that bound does not fit the context is the engine asked.
+        The ledger takes a hold's name once. When it is taken, the first try is still running, or it has
+        been settled, or it was given up without a charge: then this one is the next try.
         """
-        context = record.listing.context_length or 1 << 40
-        bound = len(talk.body) + _TEMPLATE_TOKENS
-        if not talk.has_output:
-            return bound, 0
-        asked = talk.envelope.asked_max_tokens
-        usual = record.listing.max_output_tokens or self.options.default_max_tokens
-        if bound + (asked or usual) <= context:
-            return bound, asked or usual
+        while True:
+            try:
+                await self._hold(call, model)
+            except Conflict:
+                call.tx = await replay.next_try(call.started_at_us)
+            else:
+                return False
+            if not call.tx:
+                if await replay.answered(connection, call.started_at_us):
+                    return True
+                raise idempotency.answer_gone(call.id)
+
+    async def _exactly(
+        self,
+        generation_id: str,
+        record: ListingRecord,
+        talk: Talk,
+        asked: int | None,
+        usual: int,
+    ) -> tuple[int, int]:
+        """Return (input tokens, most output tokens per choice), counted by an engine."""
+        context = record.listing.context_length or _NO_CONTEXT
         exact = await self.upstream.count_tokens(
             record.endpoints[0], talk.countable(), generation_id
         )
@@ -257,7 +314,7 @@ class Hot:
         """Answer how many tokens a request would have; nothing is charged for it."""
         try:
             body = msgspec.json.decode(request.body)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BadRequest(f"The body is not JSON: {error}.", code="invalid_json") from None
         if not isinstance(body, dict):
             raise BadRequest("The body is not a JSON object.", code="invalid_json")
@@ -265,7 +322,8 @@ class Hot:
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise BadRequest("The request names no model.", param="model")
-        record = await self._what(key, model)
+        record = await self.directory.listing(model)
+        self._may_call(key, record, model)
         ticket = self._limits.enter(self._quotas.of(key, record), 0, self.clock())
         try:
             count = await self.upstream.count_tokens(
@@ -282,9 +340,9 @@ class Hot:
         while True:
             await asyncio.sleep(ttl_s / 3)
             until = self.clock() + ttl_s * SECOND_US
-            for call_id in list(self.open_calls):
+            for tx in list(self.open_calls):
                 with contextlib.suppress(TokenMartError):
-                    await self.writer.apply(Renew(call_id, until))
+                    await self.writer.apply(Renew(tx, until))
 
     async def drain(self, patience_s: float) -> None:
         """Refuse new calls, and return when the running ones have ended."""
@@ -292,3 +350,11 @@ class Hot:
         deadline = asyncio.get_running_loop().time() + patience_s
         while self.running and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
+
+
+def _no_key() -> Unauthenticated:
+    return Unauthenticated(
+        "The request carries no key.",
+        code="missing_api_key",
+        remedy="Send it as Authorization: Bearer tm-…",
+    )

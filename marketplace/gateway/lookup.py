@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 import json
 
+from sqlalchemy import text
 from sqlmodel import Session, col, select
 
 from catalog.ground.clock import Clock, now_us
 from catalog.ground.database import Database
 from catalog.ground.marker import read_marker
 from catalog.listings.offer import callable_listing
+from marketplace.gateway import answers
 from marketplace.gateway.cap_accounts import open_caps
 from marketplace.gateway.caps import KeyCaps
 from marketplace.gateway.directory import BEHIND
+from marketplace.gateway.idempotency import Answer
 from marketplace.gateway.records import (
     FREE_SUFFIX,
     EndpointRecord,
@@ -26,9 +29,11 @@ from marketplace.gateway.records import (
     model_not_found,
     no_such_key,
 )
+from marketplace.gateway.replays import Asked, Kept, Tried
 from marketplace.gateway.tables import Endpoint
 from marketplace.ledger.accounts import open_account
 from marketplace.ledger.chart import Rule, owner_unsettled, wallet
+from marketplace.ledger.tables import UsageEvent
 from marketplace.members.tables import ApiKey, Organisation
 from marketplace.payouts.fees import fee_at
 from marketplace.prices.components import Components
@@ -36,6 +41,11 @@ from marketplace.prices.service import price_at
 from marketplace.vouchers.service import ladder_for
 
 _FOREVER_US = 2**62
+_NAMED = "(tx = :tx OR (tx > :after AND tx < :end))"
+_HOLDS = text(
+    f"SELECT count(DISTINCT tx) FROM ledger_transfer WHERE kind = 2 AND leg = 0 AND {_NAMED}"
+)
+_OPEN = text(f"SELECT count(*) FROM ledger_hold WHERE {_NAMED}")
 
 
 class Lookup:
@@ -119,6 +129,34 @@ class Lookup:
             )
         accounts = (*(step.account_id for step in found.ladder.steps), wallet_id)
         return OrgLadder(found.ladder, accounts, found.sinks, found.good_until_us, at_us)
+
+    def recall(self, asked: Asked) -> Answer | None:
+        """Return the answer that is kept of a generation, if it was settled; 422 for another request."""
+        with self._database.reading() as session:
+            found = answers.recall(
+                session, asked.generation_id, asked.org_id, asked.request_sha256, asked.at_us
+            )
+            if found is None or session.get(UsageEvent, asked.generation_id) is None:
+                return None
+            return found
+
+    def remember(self, kept: Kept) -> None:
+        """Keep an answer. One of an earlier try that was never settled gives way."""
+        asked = kept.asked
+        answer = Answer(asked.request_sha256, 200, kept.content_type, kept.body, asked.at_us)
+        with self._database.session() as session:
+            if not answers.remember(session, asked.generation_id, asked.org_id, answer):
+                answers.forget(session, asked.generation_id)
+                answers.remember(session, asked.generation_id, asked.org_id, answer)
+
+    def tried(self, generation_id: str) -> Tried:
+        """Return what the ledger knows of a generation that may have been tried before."""
+        with self._database.reading() as session:
+            settled = session.get(UsageEvent, generation_id) is not None
+            names = {"tx": generation_id, "after": f"{generation_id}~", "end": f"{generation_id}~~"}
+            holds = session.execute(_HOLDS, names).scalar_one()
+            still = session.execute(_OPEN, names).scalar_one()
+        return Tried(bool(still), settled, int(holds))
 
 
 class InThreads:

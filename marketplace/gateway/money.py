@@ -54,6 +54,8 @@ class Call:
     request_sha256: str
     endpoint: EndpointRecord
     caps: KeyCaps = NO_CAPS
+    tx: str = ""
+    """What the hold is called: the id, unless an earlier try under the same id was given up."""
     first_token_us: int = 0
     clamped: bool = False
     ended: bool = False
@@ -70,15 +72,17 @@ class Call:
     """The listing that was asked for first, when this is another."""
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.tx = self.tx or self.id
+
     def hold(self, ttl_s: int) -> Hold:
         """Return the operation that promises the most that this call may cost."""
+        accounts = self.payer.accounts
+        if self.caps.caps:
+            accounts += self.caps.accounts
+        at_us = self.started_at_us
         return Hold(
-            tx=self.id,
-            org_id=self.key.org_id,
-            accounts=self.payer.accounts + self.caps.accounts,
-            decide=self.decide,
-            at_us=self.started_at_us,
-            expires_at_us=self.started_at_us + ttl_s * SECOND_US,
+            self.tx, self.key.org_id, accounts, self.decide, at_us, at_us + ttl_s * SECOND_US
         )
 
     def decide(self, available: Available) -> tuple[tuple[Leg, ...], str]:
@@ -98,7 +102,9 @@ class Call:
 
     def affords(self, plan: Plan, available: Available) -> bool:
         """Return whether vouchers and wallet pay the plan, within the key's caps."""
-        return not plan.shortfall_u and spent_u(plan) <= self.caps.room_u(available)
+        if plan.shortfall_u:
+            return False
+        return not self.caps.caps or spent_u(plan) <= self.caps.room_u(available)
 
     def draw(self, output_tokens: int, available: Available) -> Plan:
         """Return who would pay for an answer of so many tokens per choice."""
@@ -112,15 +118,18 @@ class Call:
         return self.payer.ladder.draw(price, available, at_us, tokens)
 
     def _legs(self, plan: Plan) -> tuple[Leg, ...]:
-        legs = [Leg(leg.account_id, leg.amount, self._sink(leg.account_id)) for leg in plan.legs]
-        if plan.wallet_hold_u and plan.wallet_account_id is not None:
-            legs.append(Leg(plan.wallet_account_id, plan.wallet_hold_u, self.books.clearing))
-        spent = spent_u(plan)
-        legs += [Leg(account, spent, self.caps.sink_id) for account in self.caps.accounts]
+        sinks, clearing = self.payer.sinks, self.books.clearing
+        legs = [
+            Leg(leg.account_id, leg.amount, sinks.get(leg.account_id, clearing))
+            for leg in plan.legs
+        ]
+        wallet_u = plan.self_u + plan.slack_u
+        if wallet_u and plan.wallet_account_id is not None:
+            legs.append(Leg(plan.wallet_account_id, wallet_u, clearing))
+        if self.caps.caps:
+            spent = spent_u(plan)
+            legs += [Leg(account, spent, self.caps.sink_id) for account in self.caps.accounts]
         return tuple(legs)
-
-    def _sink(self, account_id: int) -> int:
-        return self.payer.sinks.get(account_id, self.books.clearing)
 
     def _refusal(self, plan: Plan, affordable: int, available: Available) -> PaymentRequired:
         cap = self.caps.tightest(available)
@@ -152,38 +161,31 @@ class Call:
         self.input_tokens_used = used.input_tokens
         price_u = cost_u(used, self.record.components, at_us=self.started_at_us)
         end = replay(self.plan, price_u, used.total)
+        sinks, clearing = self.payer.sinks, self.books.clearing
         parts = [
             Part(
-                Leg(leg.account_id, leg.amount, self._sink(leg.account_id)),
+                Leg(leg.account_id, leg.amount, sinks.get(leg.account_id, clearing)),
                 FREE_PART if leg.kind == FREE else VOUCHER_PART,
                 0 if leg.unit == CNY else leg.covered_u,
             )
             for leg in end.legs
         ]
         if self.plan.wallet_hold_u and self.plan.wallet_account_id is not None:
-            leg = Leg(self.plan.wallet_account_id, end.self_u, self.books.clearing)
+            leg = Leg(self.plan.wallet_account_id, end.self_u, clearing)
             parts.append(Part(leg, WALLET_PART, 0))
-        clearing = self.books.clearing
-        spent = sum(
-            part.leg.amount
-            for part in parts
-            if part.payer != FREE_PART and part.leg.sink_id == clearing
+        if self.caps.caps:
+            spent = sum(
+                part.leg.amount
+                for part in parts
+                if part.payer != FREE_PART and part.leg.sink_id == clearing
+            )
+            accounts = self.caps.accounts
+            parts += [Part(Leg(a, spent, self.caps.sink_id), CAP_PART, 0) for a in accounts]
+        bill = Bill(
+            price_u, parts, end.rounding_u, end.overrun_u, used, raw_usage, source, outcome, at_us
         )
-        parts += [
-            Part(Leg(account, spent, self.caps.sink_id), CAP_PART, 0)
-            for account in self.caps.accounts
-        ]
-        return Bill(
-            cost_u=price_u,
-            parts=parts,
-            rounding_u=end.rounding_u,
-            overrun_u=end.overrun_u,
-            used=used,
-            raw_usage=raw_usage,
-            source=source,
-            outcome=outcome,
-            at_us=at_us,
-        )
+        bill.add_up(clearing)
+        return bill
 
     def answer_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that tell of this call whatever its answer."""
@@ -211,9 +213,10 @@ class Call:
                 leg = part.leg._replace(amount=amount)
                 bill.parts[index] = part._replace(leg=leg)
                 legs.append(leg)
+            bill.add_up(self.books.clearing)
             return tuple(legs), "{}"
 
-        tx, expires_at_us = f"{self.id}~late", at_us + ttl_s * SECOND_US
+        tx, expires_at_us = f"{self.tx}~late", at_us + ttl_s * SECOND_US
         accounts = self.payer.accounts + self.caps.accounts
         return Hold(tx, self.key.org_id, accounts, decide, at_us, expires_at_us)
 
@@ -267,51 +270,62 @@ class Bill:
     outcome: str
     at_us: int
 
-    def paid_u(self, payer: int, clearing: int) -> int:
-        """Return what the parts of one kind of payer cover of the cost."""
-        return sum(
-            part.counted_u + (part.leg.amount if part.leg.sink_id == clearing else 0)
-            for part in self.parts
-            if part.payer == payer
-        )
+    free_u: int = 0
+    voucher_u: int = 0
+    wallet_u: int = 0
+    counted_u: int = 0
+    """What quotas that are not money are worth to this call."""
 
-    def headers(self, books: Books) -> list[tuple[bytes, bytes]]:
+    def add_up(self, clearing: int) -> None:
+        """Work out what each kind of payer covers of the cost."""
+        paid = [0, 0, 0, 0]
+        self.counted_u = 0
+        for (_, amount, sink_id), payer, counted_u in self.parts:
+            paid[payer] += counted_u + (amount if sink_id == clearing else 0)
+            self.counted_u += counted_u
+        self.free_u, self.voucher_u, self.wallet_u = paid[:CAP_PART]
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the answer's cost headers."""
         return [
             (b"x-tm-cost-u", b"%d" % self.cost_u),
-            (b"x-tm-voucher-u", b"%d" % self.paid_u(VOUCHER_PART, books.clearing)),
-            (b"x-tm-free-u", b"%d" % self.paid_u(FREE_PART, books.clearing)),
-            (b"x-tm-wallet-u", b"%d" % self.paid_u(WALLET_PART, books.clearing)),
+            (b"x-tm-voucher-u", b"%d" % self.voucher_u),
+            (b"x-tm-free-u", b"%d" % self.free_u),
+            (b"x-tm-wallet-u", b"%d" % self.wallet_u),
         ]
 
     def operation(self, call: Call, tx: str, at_us: int) -> Settle:
         """Return the settlement of the hold `tx` with this bill."""
         books, record = call.books, call.record
-        counted_u = sum(part.counted_u for part in self.parts)
         fee_u = share_u(self.cost_u, record.fee_bp)
-        moves = (
-            Entry(Code.FREE_COST, books.free_cost, books.clearing, counted_u),
-            Entry(Code.ROUNDING, books.rounding, books.clearing, self.rounding_u),
-            Entry(Code.OVERRUN, books.overrun, books.clearing, self.overrun_u),
-            Entry(Code.ACCRUE, books.clearing, record.owner_account_id, self.cost_u - fee_u),
-            Entry(Code.FEE, books.clearing, books.fee, fee_u),
-        )
-        posted = tuple(part.leg.amount for part in self.parts)
-        entries = tuple(move for move in moves if move.amount)
-        return Settle(tx, posted, entries, self._usage(call, at_us), at_us)
+        clearing = books.clearing
+        entries = [
+            Entry(Code.ACCRUE, clearing, record.owner_account_id, self.cost_u - fee_u),
+            Entry(Code.FEE, clearing, books.fee, fee_u),
+        ]
+        if self.counted_u or self.rounding_u or self.overrun_u:
+            entries += [
+                Entry(Code.FREE_COST, books.free_cost, clearing, self.counted_u),
+                Entry(Code.ROUNDING, books.rounding, clearing, self.rounding_u),
+                Entry(Code.OVERRUN, books.overrun, clearing, self.overrun_u),
+            ]
+        posted = tuple([part.leg.amount for part in self.parts])
+        moved = tuple([entry for entry in entries if entry.amount])
+        return Settle(tx, posted, moved, self._usage(call, at_us), at_us)
 
     def _usage(self, call: Call, at_us: int) -> tuple[object, ...]:
         """Return the row of `usage_event`, in the order of its columns."""
-        record, used, clearing = call.record, self.used, call.books.clearing
+        record, used = call.record, self.used
+        listing = record.listing
         return (
             call.id,
             call.key.org_id,
             call.key.id,
             call.key.project_id,
-            record.listing.slug,
-            record.listing.release_id or "",
+            listing.slug,
+            listing.release_id or "",
             call.endpoint.id,
-            record.listing.owner_org,
+            listing.owner_org,
             record.price_version_id,
             record.components_text,
             call.started_at_us,
@@ -327,9 +341,9 @@ class Bill:
             int(call.streamed),
             self.cost_u,
             self.cost_u,
-            self.paid_u(WALLET_PART, clearing),
-            self.paid_u(VOUCHER_PART, clearing),
-            self.paid_u(FREE_PART, clearing),
+            self.wallet_u,
+            self.voucher_u,
+            self.free_u,
             self.rounding_u + self.overrun_u,
             self.raw_usage,
             _route(call),
@@ -339,6 +353,8 @@ class Bill:
 
 def _route(call: Call) -> str:
     """Return where the call went and why, as JSON; what was odd goes with it."""
+    if not call.fallback_of and not call.marks:
+        return f'{{"endpoint":"{call.endpoint.id}","why":"{call.why}"}}'
     told: dict[str, object] = {"endpoint": call.endpoint.id, "why": call.why}
     if call.fallback_of:
         told["instead_of"] = call.fallback_of

@@ -80,9 +80,9 @@ class NativeStream:
         """Return the events that came, where no usage did."""
         return b"\n\n".join(self._made)
 
-    def last(self, cost_u: int) -> bytes:
-        """Return what ends the stream."""
-        return b": cost_u=%d\n\n" % cost_u + self._kept
+    def last(self, cost_u: int | None) -> bytes:
+        """Return what ends the stream. These shapes end on their own last event, without a comment."""
+        return self._kept
 
 
 def native_streaming(path: str) -> NativeStream:

@@ -25,7 +25,8 @@ from marketplace.gateway.handover import Passage, no_delay, pair
 from marketplace.gateway.lookup import Lookup
 from marketplace.gateway.meter import Meter, Now, Report
 from marketplace.gateway.options import Options
-from marketplace.gateway.records import encode
+from marketplace.gateway.records import decode, encode
+from marketplace.gateway.replays import Asked, Kept
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,13 @@ WATCH_S = 0.25
 _START_S = 30.0
 _AGAIN_S = 0.5
 
+_LOADERS: dict[str, Callable[[Lookup, str], Any]] = {
+    "key": Lookup.key,
+    "listing": Lookup.listing,
+    "ladder": Lookup.ladder,
+    "caps": Lookup.caps,
+    "tried": Lookup.tried,
+}
 Adopt = Callable[[socket.socket, bytes], Awaitable[None]]
 
 
@@ -167,8 +175,14 @@ class GatewayOffice:
         if what == "options":
             lane = new_id("gateway")
             return encode(msgspec.structs.replace(self._options, lane=lane))
-        load = getattr(self._lookup, what)
-        return encode(await asyncio.to_thread(load, payload.decode()))
+        if what == "recall":
+            found = await asyncio.to_thread(self._lookup.recall, decode(payload, Asked))
+            return encode(found) if found is not None else b""
+        if what == "remember":
+            await asyncio.to_thread(self._lookup.remember, decode(payload, Kept))
+            return b""
+        load = _LOADERS[what]
+        return encode(await asyncio.to_thread(load, self._lookup, payload.decode()))
 
     def _hearing(self, worker: WorkerHandle) -> Callable[[str, bytes], None]:
         def hears(what: str, payload: bytes) -> None:

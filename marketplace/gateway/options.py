@@ -27,5 +27,7 @@ class Options(msgspec.Struct, frozen=True):
     org_tpm: int = 0
     org_concurrency: int = 0
     listing_concurrency: int = 0
+    queue: int = 64
+    queue_patience_s: float = 30.0
     drain_s: float = 30.0
     slow_request_s: float = 0.0

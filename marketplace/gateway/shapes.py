@@ -60,8 +60,8 @@ class Streaming(Protocol):
     def produced(self) -> bytes:
         """Return the events that came, where no usage did."""
 
-    def last(self, cost_u: int) -> bytes:
-        """Return what may leave only after the settlement."""
+    def last(self, cost_u: int | None) -> bytes:
+        """Return what may leave only after the settlement; with its cost as a comment where one may stand."""
 
 
 class Talk:
@@ -205,16 +205,17 @@ class _Passing:
     def produced(self) -> bytes:
         return b"\n\n".join(self._reader.made)
 
-    def last(self, cost_u: int) -> bytes:
+    def last(self, cost_u: int | None) -> bytes:
         chunk = self._reader.usage_chunk
         usage = chunk + b"\n\n" if chunk is not None and self._wants_usage else b""
-        return usage + b": cost_u=%d\n\n" % cost_u + DONE + b"\n\n"
+        cost = b"" if cost_u is None else b": cost_u=%d\n\n" % cost_u
+        return usage + cost + DONE + b"\n\n"
 
 
 class _Translating:
     """Chat chunks in, the events of another shape out."""
 
-    __slots__ = ("_begun", "_events", "_reader", "_translation", "_who")
+    __slots__ = ("_begun", "_events", "_last", "_reader", "_translation", "_who")
 
     def __init__(self, translation: Translation) -> None:
         self._translation = translation
@@ -222,6 +223,7 @@ class _Translating:
         self._events = Events()
         self._who = ("", 0)
         self._begun = False
+        self._last: bytes | None = None
 
     def begin(self, generation_id: str, created_s: int) -> None:
         self._who = (generation_id, created_s)
@@ -247,9 +249,12 @@ class _Translating:
     def produced(self) -> bytes:
         return b"\n\n".join(self._reader.made)
 
-    def last(self, cost_u: int) -> bytes:
-        usage, _ = self.usage()
-        return self._translation.finish(usage) + b": cost_u=%d\n\n" % cost_u
+    def last(self, cost_u: int | None) -> bytes:
+        if self._last is None:
+            usage, _ = self.usage()
+            begun = b"" if self._begun else self._translation.begin(*self._who)
+            self._last = begun + self._translation.finish(usage)
+        return self._last
 
 
 def _chunk(event: bytes) -> dict[str, Any]:

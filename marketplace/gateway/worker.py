@@ -28,9 +28,11 @@ from marketplace.gateway.directory import Directory
 from marketplace.gateway.door import Door
 from marketplace.gateway.handover import Passage, inherit, no_delay
 from marketplace.gateway.hot import Hot
+from marketplace.gateway.idempotency import Answer
 from marketplace.gateway.meter import Now, Report
 from marketplace.gateway.options import Options
-from marketplace.gateway.records import KeyRecord, ListingRecord, OrgLadder, decode
+from marketplace.gateway.records import KeyRecord, ListingRecord, OrgLadder, decode, encode
+from marketplace.gateway.replays import Asked, Kept, Tried
 from marketplace.gateway.upstream import Upstream
 from marketplace.ledger.writer import LedgerWriter
 
@@ -42,7 +44,7 @@ _COLLECT_AT = (50_000, 50, 100)
 
 
 class Office:
-    """The office as a worker sees it: a `directory.Loader`."""
+    """The office as a worker sees it: a `directory.Loader` and a `replays.Archive`."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -63,6 +65,19 @@ class Office:
 
     async def caps(self, key_id: str) -> KeyCaps:
         return decode(await self._channel.ask("caps", key_id.encode()), KeyCaps)
+
+    async def recall(self, asked: Asked) -> Answer | None:
+        """Return the answer of a settled call."""
+        found = await self._channel.ask("recall", encode(asked))
+        return decode(found, Answer) if found else None
+
+    async def remember(self, kept: Kept) -> None:
+        """Keep an answer."""
+        await self._channel.ask("remember", encode(kept))
+
+    async def tried(self, generation_id: str) -> Tried:
+        """Return what the ledger knows of a generation."""
+        return decode(await self._channel.ask("tried", generation_id.encode()), Tried)
 
 
 class Worker:
@@ -91,7 +106,7 @@ class Worker:
         writer = await asyncio.to_thread(
             LedgerWriter, lambda: connect(options.database_url), options.lane
         )
-        hot = Hot(options, self._directory, writer, upstream, options.books)
+        hot = Hot(options, self._directory, writer, upstream, options.books, office)
         passage = Passage(self._ends[1], self._adopt)
         trusted = frozenset(options.trusted_proxies)
         self._door = Door(hot.serve, passage, options.body_limit_bytes, trusted)
@@ -143,6 +158,7 @@ class Worker:
             running=hot.running,
             connections=len(self._door.connections),
             queued_ledger=hot.writer.queued,
+            waiting=hot.turns.waiting(),
             endpoints=[_plain(standing) for standing in hot.router.standings()],
         )
         return msgspec.msgpack.encode(Report(hot.meter, now))

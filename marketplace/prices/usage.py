@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 MOST_TOKENS = 10**9
 """More tokens than any call can have: a count above it is nonsense."""
 
+_PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
 _CACHE_WRITE = ("cache_write_tokens", "cache_creation_tokens", "created_cache_tokens")
 
 
@@ -61,6 +62,17 @@ def read_usage(raw: Mapping[str, Any]) -> Usage:
     (a part was cut to its whole), beside (reasoning was reported outside the output) and differs (the
     total is neither sum).
     """
+    if len(raw) == len(_PLAIN) and raw.keys() == _PLAIN:
+        # What most engines say of most calls: three whole numbers that agree.
+        given, answer = raw["prompt_tokens"], raw["completion_tokens"]
+        if (
+            type(given) is int
+            and type(answer) is int
+            and 0 <= given <= MOST_TOKENS
+            and 0 <= answer <= MOST_TOKENS
+            and raw["total_tokens"] == given + answer
+        ):
+            return Usage(Buckets(given, 0, 0, answer, 0), ())
     marks: list[str] = []
     anthropic = "cache_read_input_tokens" in raw or "cache_creation_input_tokens" in raw
     names = ("prompt_tokens", "completion_tokens")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlmodel import Session, col, select
 
 from catalog.ground.errors import BadRequest
-from catalog.listings.offer import CallableListing
+from catalog.listings.callable import CallableListing
 from catalog.listings.tables import Listing
 from marketplace.members.parties import all_links
 from marketplace.members.related import Link, are_related

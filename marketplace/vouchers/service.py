@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from sqlmodel import Session, col, select
 
 from catalog.ground.clock import DAY_US, SECOND_US, from_datetime, zone
-from catalog.listings.offer import CallableListing
+from catalog.listings.callable import CallableListing
 from marketplace.ledger.accounts import open_account
 from marketplace.ledger.chart import CNY, Rule, quota_used, reimburse_due
 from marketplace.vouchers.granting import MARKER, Order, issue_grants

@@ -10,7 +10,7 @@ from typing import Any, cast
 from catalog.ground.clock import DAY_US, SECOND_US, SetClock
 from catalog.ground.database import Database
 from catalog.ground.ids import new_id
-from catalog.listings.offer import CallableListing
+from catalog.listings.callable import CallableListing
 from marketplace.gateway.money import Books, Call
 from marketplace.ledger.accounts import account_id, apply_now, balance_u, open_account
 from marketplace.ledger.chart import (

@@ -117,7 +117,8 @@ def test_sigkill_in_the_middle_of_calls_leaves_a_ledger_that_verifies(
     threads = [threading.Thread(target=caller) for _ in range(8)]
     for thread in threads:
         thread.start()
-    time.sleep(1.5)
+    # All eight callers are at it, so whenever it comes, the kill meets calls that are held for.
+    wait_until(lambda: delivered["answers"] >= 16, 30)
     market.kill()
     for thread in threads:
         thread.join()

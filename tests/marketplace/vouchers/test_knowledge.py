@@ -9,7 +9,7 @@ import pytest
 from catalog.ground.clock import DAY_US, SECOND_US
 from catalog.ground.database import Database
 from catalog.ground.errors import BadRequest
-from catalog.listings.offer import CallableListing
+from catalog.listings.callable import CallableListing
 from catalog.listings.tables import Listing
 from marketplace.members.facts import enter_fact, verify_fact
 from marketplace.members.organisations import create_organisation, verify_organisation

@@ -1,0 +1,78 @@
+"""Whose turn it is on a listing's engines: one fair gate for each listing that has bounded engines."""
+
+from __future__ import annotations
+
+import asyncio
+
+from catalog.ground.clock import Clock
+from marketplace.gateway.door import Connection
+from marketplace.gateway.fairness import FairGate, Place
+from marketplace.gateway.money import Call
+from marketplace.gateway.options import Options
+from marketplace.gateway.records import ListingRecord
+from marketplace.gateway.request import ClientGone
+
+_MOST_KNOWN = 10_000
+
+
+class Turns:
+    """The gates of one process. With several workers each has its part of the engines' places."""
+
+    def __init__(self, options: Options, clock: Clock) -> None:
+        self._options = options
+        self._clock = clock
+        self._gates: dict[str, FairGate] = {}
+        self._known: dict[str, ListingRecord] = {}
+
+    def gate(self, record: ListingRecord) -> FairGate | None:
+        """Return the listing's gate; None where an engine takes any number of calls."""
+        slug = record.listing.slug
+        if self._known.get(slug) is not record:
+            self._learn(slug, record)
+        return self._gates.get(slug)
+
+    def _learn(self, slug: str, record: ListingRecord) -> None:
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+            self._gates = {name: g for name, g in self._gates.items() if g.running or g.depth}
+        self._known[slug] = record
+        slots = 0
+        for endpoint in record.endpoints:
+            if endpoint.max_concurrency is None:
+                slots = 0
+                break
+            slots += endpoint.max_concurrency * (endpoint.weight > 0)
+        if not slots:
+            self._gates.pop(slug, None)
+            return
+        told = self._options
+        share = max(1, slots // told.workers)
+        if slug in self._gates:
+            self._gates[slug].resize(share)
+        else:
+            self._gates[slug] = FairGate(share, told.queue, told.queue_patience_s, self._clock)
+
+    async def wait(self, gate: FairGate, call: Call, free: bool, connection: Connection) -> Place:
+        """Return a place; `RateLimited` when the wait is too long, `ClientGone` when the client leaves."""
+        if gate.running < gate.slots:
+            return await gate.enter(call.key.org_id, paid=not free, input_tokens=call.input_tokens)
+        task = asyncio.current_task()
+        assert task is not None
+
+        def leave() -> None:
+            task.cancel()
+
+        connection.on_gone = leave
+        try:
+            return await gate.enter(call.key.org_id, paid=not free, input_tokens=call.input_tokens)
+        except asyncio.CancelledError:
+            if connection.gone:
+                task.uncancel()
+                raise ClientGone from None
+            raise
+        finally:
+            connection.on_gone = None
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many calls wait, by listing."""
+        return {slug: gate.depth for slug, gate in self._gates.items() if gate.depth}
