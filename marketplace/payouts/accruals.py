@@ -44,6 +44,8 @@ from marketplace.vouchers.tables import (
 MATURITY_US = 7 * DAY_US
 LATE_US = HOUR_US
 """A day is added up this long after it ended, when every call of it has been booked."""
+MATURED = "mature:"
+"""How the ids of maturing begin; a reimbursement is available by its claim's own."""
 _PAGE = 400
 
 
@@ -134,7 +136,7 @@ def mature(session: Session, at_us: int) -> dict[str, int]:
 
 
 def _mature(session: Session, org_id: str, rows: Sequence[Accrual], net_u: int, at_us: int) -> None:
-    tx = f"mature:{rows[-1].id}"
+    tx = f"{MATURED}{rows[-1].id}"
     if net_u:
         unsettled = open_account(session, owner_unsettled(org_id), Rule.PROJECTION)
         available = open_account(session, owner_available(org_id), Rule.DEBITS_WITHIN_CREDITS)
@@ -223,19 +225,28 @@ def _accrue_settled(session: Session, terms: Terms, at_us: int) -> None:
 
 
 def _accrue_reimbursed(session: Session, claim: Claim, settled_at_us: int) -> None:
-    """Note what claimants were credited: it is available already, so the row is born matured."""
+    """Note what claimants were credited: it is available already, so the row is born matured.
+
+    Where refunds came to more than use, the claimant owes that: it is set off like any other refund.
+    """
     tx = f"claim:{claim.id}:settle"
+    credited: dict[str, int] = defaultdict(int)
+    owed: dict[str, int] = defaultdict(int)
     for move in moved(session, tx):
-        if move.code != Code.REIMBURSE:
-            continue
-        kind, _, rest = session.get_one(Account, move.credit_id).code.partition(":")
-        if kind == "owner":
-            sums = Earned(move.amount, 0, move.amount, 0)
-            org_id = rest.partition(":")[0]
-            row = add(session, org_id, "reimbursed", claim.id, sums, settled_at_us, settled_at_us)
-            if row is not None:
-                row.matured_tx, row.matured_at_us = tx, settled_at_us
-                session.add(row)
+        for account, sums in ((move.credit_id, credited), (move.debit_id, owed)):
+            kind, _, rest = session.get_one(Account, account).code.partition(":")
+            if move.code == Code.REIMBURSE and kind == "owner":
+                sums[rest.partition(":")[0]] += move.amount
+    for org_id, amount_u in credited.items():
+        sums_u = Earned(amount_u, 0, amount_u, 0)
+        row = add(session, org_id, "reimbursed", claim.id, sums_u, settled_at_us, settled_at_us)
+        if row is not None:
+            row.matured_tx, row.matured_at_us = tx, settled_at_us
+            session.add(row)
+    for org_id, amount_u in owed.items():
+        sums_u = Earned(-amount_u, 0, -amount_u, 0)
+        ref = f"{claim.id}:owed"
+        add(session, org_id, "reimbursed", ref, sums_u, settled_at_us, settled_at_us)
 
 
 def _accrue_refused(session: Session, terms: Terms, at_us: int) -> None:

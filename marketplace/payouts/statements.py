@@ -19,7 +19,7 @@ from catalog.ground.errors import BadRequest, Conflict
 from catalog.ground.ids import new_id
 from marketplace.ledger.reading import booked_at_us
 from marketplace.members.tables import Organisation
-from marketplace.payouts.accruals import LATE_US, accrue
+from marketplace.payouts.accruals import LATE_US, MATURED, accrue
 from marketplace.payouts.tables import Accrual, Payout, Statement
 
 KINDS = ("usage", "settled", "refund", "disallowed", "clawback", "adjustment", "reimbursed")
@@ -121,8 +121,8 @@ def _available(accruals: Any, payouts: Any, from_us: int, until_us: int) -> dict
 
     matured = [row for row in accruals if row.matured_tx and within(row.matured_at_us)]
     return {
-        "matured_u": sum(row.net_u for row in matured if row.kind != "reimbursed"),
-        "reimbursed_u": sum(row.net_u for row in matured if row.kind == "reimbursed"),
+        "matured_u": sum(r.net_u for r in matured if r.matured_tx.startswith(MATURED)),
+        "reimbursed_u": sum(r.net_u for r in matured if not r.matured_tx.startswith(MATURED)),
         "payouts_u": -sum(row.amount_u for row in payouts if within(row.prepared_at_us)),
         "reversed_u": sum(
             row.amount_u for row in payouts if row.state == "reversed" and within(row.closed_at_us)
