@@ -64,13 +64,13 @@ class ClaimRules(RuleBasedStateMachine):
         now = self.e.now
         self._do(lambda s: claims.submit(s, name, _EVIDENCE, "bob", now))
 
-    def close_claims(self) -> None:
+    def close_claims(self, verdict: str = "allow") -> None:
         """Bring every claim to its end, and claim what is left."""
         for name, code in self.submitted:
             self._decide(name, code, "allow")
         self.submitted.clear()
         for code in Economy.RATIOS:
-            self.claim_all(code, "allow")
+            self.claim_all(code, verdict)
 
     def _draft(self, name: str, code: str, funder_id: str) -> bool:
         made, now = self.e.programmes[code], self.e.now
@@ -127,14 +127,17 @@ class ClaimRules(RuleBasedStateMachine):
             org = org_id.partition("_")[0]
             if amount > 0:
                 self.e.shares.move(org, "reimbursed", amount, self.e.now)
-            else:
+            elif amount < 0:
                 self.e.shares.happens(org, "reimbursed", amount, self.e.now)
 
     @precondition(lambda self: any(code != "city" for _, code in self.settled))
     @rule(data=st.data(), first=st.integers(1, 3))
     def claw_back(self, data: st.DataObject, first: int) -> None:
         """A funder takes back lines that it had paid; `city` does not say that it may."""
-        name, code = data.draw(st.sampled_from(self.settled))
+        self.claw(*data.draw(st.sampled_from(self.settled)), first)
+
+    def claw(self, name: str, code: str, first: int) -> None:
+        """Take back two lines of a settled claim, as far as they were paid."""
         self.e.now += 1
         now, before = self.e.now, self.e.state()
         paid = {line.n for line in self._lines(name) if line.state == "allowed"}

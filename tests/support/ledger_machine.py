@@ -4,7 +4,7 @@
     1  debits are credits, clearing is 0   every rule                    `books_balance`, verify
     2  nobody spends more than it has      admit, issue, pay_out         `books_balance`, verify
     3  a funder's money is all somewhere   issue, claim, lapse, refund   `_check_funders`, prove
-    4  who paid a call adds up to it       serve, settle, free_call      `_check_events`, verify(recost)
+    4  who paid a call adds up to it       serve, settle, free_calls     `_check_events`, verify(recost)
     5  caps: organisation, group, funder   issue, days_pass (gives room) `issue` (exact), cap_problems
     6  related parties get no vouchers     link, unlink, admit           `admit` (exact), `_check_events`
     7  no cash for a voucher               refund, before and after      `_check_refund`, `nobody_cashes`
@@ -121,8 +121,8 @@ class LedgerMachine(ArchiveRules, PartyRules):
                 self.claim_all(code, "allow")
             self.pass_time(8 * DAY_US)
             self.run_jobs()
-            for org in ORGS:
-                self.issue(org, "city", 30)
+            for org, code in (("a", "city"), ("b", "rival")):
+                self.issue(org, code, 30)
                 self.issue(org, "district", 20)
                 self.serve(org, "maker", 15, 100)
         self.admit("b", "maker", 10)
@@ -192,22 +192,38 @@ class LedgerMachine(ArchiveRules, PartyRules):
 
     def _end(self) -> None:
         """Close everything: claims, calls, shares, payouts, the month; then prove it all."""
-        self.close_claims()
+        # No draw is left to make here, so the walk's length decides how it ends.
+        turn = len(self.e.calls)
+        self.close_claims(("allow", "refuse one", "refuse last")[turn % 3])
+        if turn % 2:
+            self._take_back()
         # What was claimed a moment ago is not claimed again.
         self.close_claims()
         self.pass_time(9 * DAY_US)
         self.run_jobs()
         self.pay_everything()
+        self.e.top_up("b", 30)
+        self.serve("b", "maker", 20, 100)
         end_us = month_us(self.months()[-1])[1]
         self.pass_time(end_us + 2 * HOUR_US - self.e.now)
-        self.run_jobs()
+        # No job has added up the last days: the statements do.
         for org in OWNERS:
             for period in self.months()[:-1]:
                 self.ask_statement(org, period)
+        self.run_jobs()
         self.the_ledger_is_as_the_model_says()
         self.check_programmes()
         for folder in {None, self.folder if self.archives else None}:
             assert verify(self.database, recost=recost, archive_dir=folder).problems == []
+
+    def _take_back(self) -> None:
+        """Refund calls whose claims are settled, settle that too, and then let funders take it all back."""
+        for call in self.e.calls:
+            if call.state == "settled" and not call.archived and call.refunded < call.cost:
+                self.give_back(call, call.cost - call.refunded)
+        self.close_claims()
+        for name, code in self.settled:
+            self.claw(name, code, 1)
 
     def check_programmes(self) -> None:
         """Prove programmes, claims, caps and payouts, now."""
