@@ -36,6 +36,7 @@ TEXT_COLUMNS = frozenset((*USAGE_COLUMNS[:10], *_TEXT))
 """Which columns of the journal hold text; the others hold whole numbers."""
 _BEGIN: Statement = (b"BEGIN", ())
 _COMMIT: Statement = (b"COMMIT", ())
+_UNHURRIED: Statement = (b"SET LOCAL synchronous_commit = off", ())
 _ROLLBACK: Statement = (b"ROLLBACK", ())
 _LANE = b"SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=$1 FOR UPDATE"
 _ORDERED = b"ORDER BY id FOR NO KEY UPDATE"
@@ -108,8 +109,8 @@ class PostgresDialect:
         self._ours = True
         self._unsent = [_BEGIN]
 
-    def commit(self) -> None:
-        self._send(_COMMIT)
+    def commit(self, *, durable: bool = True) -> None:
+        self._send(*(() if durable else (_UNHURRIED,)), _COMMIT)
         self._ours = False
 
     def rollback(self) -> None:
@@ -117,6 +118,9 @@ class PostgresDialect:
         self._ours = False
         if self._connection.info.transaction_status != TransactionStatus.IDLE:
             self._pipeline.talk([_ROLLBACK], prepare=False)
+
+    def close(self) -> None:
+        self._connection.close()
 
     def open_lane(self, name: str, at_us: int) -> int:
         execute = self._connection.execute

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from marketplace.ledger.dialect import (
     decode_legs,
 )
 
+_FULL = 2
 _LANE = "SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=?"
 _TAKE = "DELETE FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?)) RETURNING tx, legs"
 _HOLDS = "SELECT tx, legs, plan FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?))"
@@ -47,18 +49,49 @@ _INSERT_EVENT = _insert("usage_event", EVENT_COLUMNS)
 
 
 class SqliteDialect:
-    """One `sqlite3` connection. BEGIN IMMEDIATE locks everything, so nothing else is locked."""
+    """One `sqlite3` connection. BEGIN IMMEDIATE locks everything, so nothing else is locked.
+
+    With `begin` the connection is ours: where it syncs the write-ahead log at each COMMIT (FULL), we
+    sync it ourselves from then on (NORMAL), so that a commit can do without. The pragma cannot change
+    from one transaction to the next: SQLite acts on it when a statement is prepared, not executed.
+    """
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._ours = False
+        self._log_path = ""
+        self._log: int | None = None
+        """The log's file descriptor, once it is ours to sync."""
         self._execute = connection.execute
         self._executemany = connection.executemany
 
     def begin(self) -> None:
+        if not self._ours:
+            self._take_over()
         self._execute("BEGIN IMMEDIATE")
 
-    def commit(self) -> None:
+    def _take_over(self) -> None:
+        self._ours = True
+        (sync,) = self._execute("PRAGMA synchronous").fetchone()
+        (mode,) = self._execute("PRAGMA journal_mode").fetchone()
+        if sync == _FULL and mode == "wal":
+            _, _, path = self._execute("PRAGMA database_list").fetchone()
+            self._log_path = f"{path}-wal"
+            self._execute("PRAGMA synchronous = NORMAL")
+
+    def commit(self, *, durable: bool = True) -> None:
         self._execute("COMMIT")
+        if durable and self._log_path:
+            if self._log is None:
+                # It is there by now, and the same file for as long as anybody is connected.
+                self._log = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
+            os.fdatasync(self._log)
+
+    def close(self) -> None:
+        self._connection.close()
+        if self._log is not None:
+            os.close(self._log)
+            self._log = None
 
     def rollback(self) -> None:
         if self._connection.in_transaction:

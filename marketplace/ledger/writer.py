@@ -1,18 +1,20 @@
 """The ledger's writer: one thread, one connection, one transaction at a time, as many calls as wait.
 
-Batching is natural: while one transaction is being made durable, the next operations queue up and go
-together into the next one. There is no timer, so a lonely call never waits for company, and under load
-one fsync serves everybody who waited for it.
+While one transaction is being made durable, the next operations queue up and go together into the next
+one. A transaction costs about as much as four calls in it, so under load the writer also waits a moment
+for the callers that it has just answered: until as many as were there before have come again, and never
+longer than `company.WAIT_S`. A lonely call never waits, and nobody does where too few come for it to pay.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -26,17 +28,20 @@ from catalog.ground.errors import (
     Unavailable,
 )
 from marketplace.ledger.chart import CLEARING
+from marketplace.ledger.company import WAIT_S, Company
 from marketplace.ledger.dialect import Dialect, dialect_of
 from marketplace.ledger.journal import BatchRun
-from marketplace.ledger.operations import Operation, Outcome
+from marketplace.ledger.operations import Hold, Operation, Outcome, Renew
 
 _MOST_AT_ONCE = 512
 _RECONNECT_S = 0.2
 _PATIENCE_S = 10.0
 """How long queued operations wait for a database that is away before they are refused."""
+_UNHURRIED = frozenset((Hold, Renew))
+"""What need not be on disk before it is answered: a power cut that forgets it has cut the call too."""
 
 Result = Outcome | TokenMartError
-Waiting = Future[Result] | asyncio.Future[Result]
+Waiting = Future[Outcome] | asyncio.Future[Outcome]
 
 
 class LedgerWriter:
@@ -60,31 +65,39 @@ class LedgerWriter:
         finally:
             connection.close()
         self._queue: deque[tuple[Operation, Waiting]] = deque()
-        self._wake = threading.Condition()
-        self._idle = False
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._wanted = 0
+        """How many queued operations wake the thread; 0 while it is awake."""
+        self._company = Company()
         self._closing = self._closed = False
         self._dialect: Dialect | None = None
-        self._connection: Any = None
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
     def submit(self, operation: Operation) -> Outcome:
         """Apply one operation and wait for it to be durable; raises its refusal."""
-        waiting: Future[Result] = Future()
+        waiting: Future[Outcome] = Future()
         self._enqueue(operation, waiting)
-        return _outcome(waiting.result())
+        return waiting.result()
+
+    def send(self, operation: Operation) -> asyncio.Future[Outcome]:
+        """Apply one operation; returns the running loop's future of its outcome or refusal.
+
+        Cancelling the future does not withdraw the operation.
+        """
+        waiting: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._enqueue(operation, waiting)
+        return waiting
 
     async def apply(self, operation: Operation) -> Outcome:
-        """The same from an event loop. Cancelling the wait does not withdraw the operation."""
-        waiting: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._enqueue(operation, waiting)
-        return _outcome(await waiting)
+        """Apply one operation and wait for it to be durable; raises its refusal."""
+        return await self.send(operation)
 
     def close(self) -> None:
         """Finish what is queued, then stop."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        self._closing = True
+        self._wake()
         self._thread.join()
 
     @property
@@ -96,13 +109,17 @@ class LedgerWriter:
         if self._closing:
             raise _closing()
         self._queue.append((operation, waiting))
-        # The writer says that it is idle before it looks at the queue for the last time, so nobody is
-        # overlooked; while it works, nobody needs the lock.
-        if self._idle:
-            with self._wake:
-                self._wake.notify()
+        # The thread says what it waits for before it looks at the queue for the last time, so nobody is
+        # overlooked; while it works, nobody has to wake it.
+        if 0 < self._wanted <= len(self._queue):
+            self._wake()
         if self._closed:
             self._refuse_rest()
+
+    def _wake(self) -> None:
+        self._wanted = 0
+        with contextlib.suppress(RuntimeError):  # the gate is open already
+            self._gate.release()
 
     def _refuse_rest(self) -> None:
         """Answer whoever came while the writer left; it and they both look, so nobody is forgotten."""
@@ -112,21 +129,29 @@ class LedgerWriter:
 
     def _run(self) -> None:
         while True:
+            while not self._queue and not self._closing:
+                self._sleep(1, -1)
             if not self._queue:
-                with self._wake:
-                    self._idle = True
-                    while not self._queue and not self._closing:
-                        self._wake.wait()
-                    self._idle = False
-                if not self._queue:
-                    break
+                break
+            expected = self._company.expected(len(self._queue))
+            if expected:
+                self._sleep(min(expected, _MOST_AT_ONCE), WAIT_S)
             count = min(len(self._queue), _MOST_AT_ONCE)
+            self._company.began(count, time.monotonic())
             batch = [self._queue.popleft() for _ in range(count)]
-            _deliver(batch, self._durably([operation for operation, _ in batch]))
+            results = self._durably([operation for operation, _ in batch])
+            self._company.answered(count, len(self._queue))
+            _deliver(batch, results)
         self._closed = True
         self._refuse_rest()
-        if self._connection is not None:
-            self._connection.close()
+        self._disconnect()
+
+    def _sleep(self, wanted: int, seconds: float) -> None:
+        """Sleep until so many operations are queued, or so long (-1: for ever); may wake for nothing."""
+        self._wanted = wanted
+        if len(self._queue) < wanted and not self._closing:
+            self._gate.acquire(timeout=seconds)
+        self._wanted = 0
 
     def _durably(self, operations: list[Operation]) -> list[Result]:
         deadline = time.monotonic() + _PATIENCE_S
@@ -152,13 +177,12 @@ class LedgerWriter:
 
     def _transaction(self, operations: list[Operation], *, again: bool) -> list[Result]:
         if self._dialect is None:
-            self._connection = self._connect()
-            self._dialect = dialect_of(self._connection)
+            self._dialect = dialect_of(self._connect())
         self._dialect.begin()
         try:
             run = BatchRun(self._dialect, self._lane, self._clearing)
             results = run.apply(operations, again=again)
-            self._dialect.commit()
+            self._dialect.commit(durable=not _UNHURRIED.issuperset(map(type, operations)))
         except BaseException:
             with contextlib.suppress(Exception):
                 self._dialect.rollback()
@@ -166,9 +190,10 @@ class LedgerWriter:
         return results
 
     def _disconnect(self) -> None:
-        with contextlib.suppress(Exception):
-            self._connection.close()
-        self._connection = self._dialect = None
+        if self._dialect is not None:
+            with contextlib.suppress(Exception):
+                self._dialect.close()
+        self._dialect = None
 
 
 def _clearing_id(dialect: Dialect) -> int:
@@ -184,27 +209,29 @@ def _clearing_id(dialect: Dialect) -> int:
 
 def _deliver(batch: list[tuple[Operation, Waiting]], results: list[Result]) -> None:
     """Answer everybody; each event loop is woken once."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Result], Result]]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Any, Result]]] = {}
     for (_, waiting), result in zip(batch, results, strict=True):
-        if isinstance(waiting, asyncio.Future):
-            by_loop.setdefault(waiting.get_loop(), []).append((waiting, result))
+        if waiting.__class__ is Future:
+            _answer(((waiting, result),))
+            continue
+        loop = waiting.get_loop()  # type: ignore[union-attr]
+        if loop in by_loop:
+            by_loop[loop].append((waiting, result))
         else:
-            waiting.set_result(result)
+            by_loop[loop] = [(waiting, result)]
     for loop, answers in by_loop.items():
         with contextlib.suppress(RuntimeError):  # the loop has gone; so have those who waited
             loop.call_soon_threadsafe(_answer, answers)
 
 
-def _answer(answers: list[tuple[asyncio.Future[Result], Result]]) -> None:
+def _answer(answers: Iterable[tuple[Any, Result]]) -> None:
     for waiting, result in answers:
-        if not waiting.done():
+        if waiting.done():
+            continue
+        if isinstance(result, TokenMartError):
+            waiting.set_exception(result)
+        else:
             waiting.set_result(result)
-
-
-def _outcome(result: Result) -> Outcome:
-    if isinstance(result, TokenMartError):
-        raise result
-    return result
 
 
 def _named(error: Exception, *names: str) -> bool:
@@ -217,6 +244,8 @@ def _is_away(error: Exception) -> bool:
 
 
 def _is_full(error: Exception) -> bool:
+    if getattr(error, "errno", None) == errno.ENOSPC:
+        return True
     return _named(error, "DiskFull") or getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
 
 

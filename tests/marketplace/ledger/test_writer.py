@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from catalog.ground.errors import (
     Unavailable,
 )
 from marketplace.ledger import writer as writer_module
+from marketplace.ledger.company import Company
 from marketplace.ledger.dialect import USAGE_COLUMNS
 from marketplace.ledger.operations import Available, Done, Entry, Held, Hold, Leg, Post, Settle
 from marketplace.ledger.tables import UsageEvent
@@ -265,8 +267,8 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice(
         dialect = original(connection)
         commit = dialect.commit
 
-        def committed() -> None:
-            commit()
+        def committed(*, durable: bool) -> None:
+            commit(durable=durable)
             if not lost:
                 lost.append(True)
                 raise OperationalError("the server closed the connection unexpectedly")
@@ -387,6 +389,107 @@ def test_two_writers_end_each_others_holds(database: Database) -> None:
     assert world.totals(wallet) == (0, 10 * paid_for, 10_000)
     world.close()
     assert world.problems() == []
+
+
+@pytest.mark.parametrize("kind", ["hold", "renew", "settle", "release", "post", "hold and post"])
+def test_only_promises_may_be_answered_before_they_are_on_disk(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    wallet = world.account("wallet:a", 100)
+    world.do(world.hold("c0", (wallet, 20)))
+    asked: list[bool] = []
+
+    def listen(connection: Any) -> Any:
+        dialect = original(connection)
+        commit = dialect.commit
+
+        def committed(*, durable: bool) -> None:
+            asked.append(durable)
+            commit(durable=durable)
+
+        dialect.commit = committed
+        return dialect
+
+    original = writer_module.dialect_of
+    monkeypatch.setattr(writer_module, "dialect_of", listen)
+    writer = LedgerWriter(world.database.raw_connection, "listened")
+    operations: dict[str, Any] = {
+        "hold": world.hold("c1", (wallet, 5)),
+        "renew": world.renew("c0", T0 + 2 * TTL),
+        "settle": world.settle("c0", [15], wallet=15, voucher=0),
+        "release": world.release("c0"),
+        "post": world.post("p", wallet, world.bank, 1),
+    }
+    _together(writer, *(operations[name] for name in kind.split(" and ")))
+    writer.close()
+    assert asked[-1] == (kind not in ("hold", "renew"))
+
+
+def test_a_power_cut_keeps_every_answered_settlement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk has at any moment is the log as far as it was synced: all that was settled is there,
+    and of the promises made since then neither the hold nor its rows are."""
+    from marketplace.migrations.migrate import migrate
+
+    path = tmp_path / "ledger.db"
+    database = Database(f"sqlite:///{path}")
+    migrate(database)
+    world = World(database)
+    wallet = world.account("wallet:a", 1_000)
+    world.close()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", lambda log: synced.append(os.fstat(log).st_size))
+    writer = LedgerWriter(database.raw_connection, "cut")
+    for number in range(10):
+        writer.submit(world.hold(f"c{number}", (wallet, 20)))
+        if number % 2:
+            writer.submit(world.settle(f"c{number}", [15], wallet=15, voucher=0))
+    writer.submit(world.hold("last", (wallet, 20)))
+    log = path.with_name("ledger.db-wal").read_bytes()
+    assert len(synced) == 5
+    assert synced[-1] < len(log)
+    after = tmp_path / "after.db"
+    after.write_bytes(path.read_bytes())
+    after.with_name("after.db-wal").write_bytes(log[: synced[-1]])
+    writer.close()
+    database.dispose()
+
+    survived = World(Database(f"sqlite:///{after}"))
+    assert survived.problems() == []
+    assert survived.totals(wallet) == (5 * 20, 5 * 15, 1_000)
+    with pytest.raises(Conflict, match="no open hold last"):
+        survived.do(survived.settle("last", [15], wallet=15, voucher=0))
+    survived.close()
+    survived.database.dispose()
+
+
+def test_a_lonely_caller_never_waits_for_company() -> None:
+    company = Company()
+    for number in range(1_000):
+        assert company.expected(1) == 0
+        company.began(1, number * 1e-4)
+        company.answered(1, 0)
+
+
+def test_nobody_waits_where_few_come() -> None:
+    company = Company()
+    for number in range(100):
+        company.began(2, number * 2e-3)
+        company.answered(2, 2)
+    assert company.expected(2) == 0
+
+
+def test_under_load_a_batch_waits_for_those_who_were_there_before() -> None:
+    company = Company()
+    for number in range(100):
+        company.began(8, number * 1e-3)
+        company.answered(8, 8)
+    assert company.expected(8) == 16
+    assert company.expected(16) == 0
+    # The load is over: whoever comes a second later is alone again.
+    company.began(1, 1.0)
+    assert company.expected(1) == 0
 
 
 def test_late_settlements_and_posts_carry_what_they_say(world: World, writer: LedgerWriter) -> None:
