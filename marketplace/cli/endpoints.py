@@ -23,6 +23,8 @@ from serving.routing import QUANTIZATIONS
 
 app = typer.Typer(help="Engines that answer for listings.", no_args_is_help=True)
 
+SHAPES = ("responses", "messages")
+"""What an engine may speak beyond chat completions, which every engine speaks."""
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
 
 EndpointArgument = Annotated[str, typer.Argument(help="id that `endpoint list` shows")]
@@ -60,6 +62,12 @@ ConcurrencyOption = Annotated[
     int | None,
     typer.Option(min=0, help="calls at once from each gateway (default 0: without a limit)"),
 ]
+SpeaksOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"shapes it answers itself: {','.join(SHAPES)} (default none: it gets chat completions)"
+    ),
+]
 
 
 @app.command("add")
@@ -76,6 +84,7 @@ def add(
     zdr: ZdrOption = None,
     supports: SupportsOption = None,
     max_concurrency: ConcurrencyOption = None,
+    speaks: SpeaksOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Route a listing to an engine. Gateways use it within half a second."""
@@ -91,6 +100,7 @@ def add(
         zdr=zdr,
         supports=supports,
         max_concurrency=max_concurrency,
+        speaks=speaks,
     )
     made = Endpoint(id=new_id("ept"), listing=listing, updated_at_us=now_us(), **fields)
     with _changing() as session:
@@ -112,6 +122,7 @@ def update(
     zdr: ZdrOption = None,
     supports: SupportsOption = None,
     max_concurrency: ConcurrencyOption = None,
+    speaks: SpeaksOption = None,
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Change what is given, and nothing else. Gateways follow within half a second."""
@@ -127,6 +138,7 @@ def update(
         zdr=zdr,
         supports=supports,
         max_concurrency=max_concurrency,
+        speaks=speaks,
     )
     if not fields:
         raise BadRequest("Nothing is to be changed.", remedy="Name at least one option.")
@@ -217,9 +229,19 @@ def _fields(**given: Any) -> dict[str, Any]:
     if "supports" in fields:
         names = sorted(set(fields["supports"]))
         fields["supports"] = None if names == ["all"] else json.dumps(names)
+    if "speaks" in fields:
+        fields["speaks"] = _shapes(fields["speaks"])
     if fields.get("max_concurrency") == 0:
         fields["max_concurrency"] = None
     return fields
+
+
+def _shapes(given: str) -> str | None:
+    """Return the column for `responses,messages`; None for `none`."""
+    names = sorted({name.strip() for name in given.split(",")} - {"none"})
+    if not set(names) <= set(SHAPES):
+        raise _wrong("speaks", f"names {' and '.join(SHAPES)}, with commas, or none")
+    return json.dumps(names) if names else None
 
 
 def _wrong(name: str, rule: str) -> BadRequest:
@@ -242,5 +264,6 @@ def _row(endpoint: Endpoint) -> dict[str, object]:
         "supports": "all"
         if endpoint.supports is None
         else ", ".join(json.loads(endpoint.supports)),
+        "speaks": ", ".join(["chat", *json.loads(endpoint.speaks or "[]")]),
         "since": to_iso(endpoint.updated_at_us),
     }

@@ -205,4 +205,5 @@ def _endpoint(row: Endpoint, components: Components) -> EndpointRecord:
         input_u_per_m=components.input_u_per_m,
         output_u_per_m=components.output_u_per_m,
         api_key=row.api_key,
+        speaks=frozenset(json.loads(row.speaks)) if row.speaks else frozenset(),
     )

@@ -12,7 +12,8 @@ class Endpoint(SQLModel, table=True):
     `api_key` is what the engine asks of us ('' = nothing). `state`: `up`, `draining` or `down`. The rest
     is what routing knows of it, as `serving.routing.Candidate` has it: `supports` is a JSON array of
     request parameters (None: all), `max_concurrency` None is without a limit. What nobody has promised is
-    not promised: `data_collection` is `allow` and `zdr` False until the operator says better.
+    not promised: `data_collection` is `allow` and `zdr` False until the operator says better. `speaks` is a
+    JSON array of the shapes that it answers itself beyond chat completions (None: no other).
     """
 
     __tablename__ = "endpoint"
@@ -39,4 +40,5 @@ class Endpoint(SQLModel, table=True):
     )
     supports: str | None = Field(default=None, sa_column=Column(Text))
     max_concurrency: int | None = Field(default=None, sa_column=Column(Integer))
+    speaks: str | None = Field(default=None, sa_column=Column(Text))
     updated_at_us: int = Field(sa_column=Column(BigInteger, nullable=False))

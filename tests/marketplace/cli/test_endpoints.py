@@ -59,15 +59,16 @@ def test_an_endpoint_promises_nothing_that_nobody_said(terminal: Terminal) -> No
     assert (stored.model, stored.api_key, stored.state) == (LISTING, "", "up")
     assert (stored.weight, stored.priority, stored.provider) == (1, 0, "self")
     assert (stored.quantization, stored.data_collection, stored.zdr) == ("unknown", "allow", False)
-    assert (stored.supports, stored.max_concurrency) == (None, None)
-    assert terminal.run("list")[0]["supports"] == "all"
+    assert (stored.supports, stored.max_concurrency, stored.speaks) == (None, None, None)
+    (row,) = terminal.run("list")
+    assert (row["supports"], row["speaks"]) == ("all", "chat")
 
 
 def test_everything_that_routing_asks_can_be_said(terminal: Terminal) -> None:
     words = [
         *("--model", "chat-7b", "--weight", "3", "--priority", "2", "--provider", "acme/turbo"),
         *("--quantization", "fp8", "--data-collection", "deny", "--zdr", "--max-concurrency", "16"),
-        *("--supports", "tools", "--supports", "seed"),
+        *("--supports", "tools", "--supports", "seed", "--speaks", "responses, messages"),
     ]
     secret = {"TOKENMART_ENGINE_KEY": "engine-key"}
     terminal.run("add", LISTING, "https://engine", *words, env=secret)
@@ -88,6 +89,7 @@ def test_everything_that_routing_asks_can_be_said(terminal: Terminal) -> None:
         "data_collection": "deny",
         "zdr": True,
         "supports": "seed, tools",
+        "speaks": "chat, messages, responses",
     }
     assert terminal.run("list", "--listing", "acme/other") == []
 
@@ -107,6 +109,10 @@ def test_an_update_changes_what_is_given_and_gateways_hear_of_it(terminal: Termi
     (row,) = terminal.run("update", made["id"], *again)
     assert (row["supports"], row["max_concurrency"], row["url"]) == ("all", None, "http://other")
     assert (row["weight"], row["provider"]) == (5, "acme")
+    terminal.run("update", made["id"], "--speaks", "messages")
+    assert terminal.stored().speaks == '["messages"]'
+    terminal.run("update", made["id"], "--speaks", "none")
+    assert terminal.stored().speaks is None
     with pytest.raises(BadRequest, match="Nothing is to be changed"):
         terminal.run("update", made["id"])
 
@@ -140,6 +146,7 @@ def test_drain_resume_remove(terminal: Terminal) -> None:
         (("--provider", "a/b/c"), "provider"),
         (("--quantization", "fp7"), "quantization"),
         (("--data-collection", "maybe"), "data_collection"),
+        (("--speaks", "gemini"), "speaks"),
     ],
 )
 def test_what_cannot_be_is_refused(terminal: Terminal, words: tuple[str, ...], param: str) -> None:
