@@ -14,6 +14,7 @@ from catalog.ground.ids import new_id
 from catalog.ground.units import format_yuan, parse_yuan
 from marketplace.cli.options import ByOption, day_end_us, day_of, evidence_of
 from marketplace.cli.output import Format, FormatOption, say, show
+from marketplace.ledger.chart import CNY
 from marketplace.members import parties
 from marketplace.members.organisations import organisation
 from marketplace.members.tables import Organisation
@@ -22,7 +23,7 @@ from marketplace.vouchers import applications, codes, refunds, returning
 from marketplace.vouchers.applications import Wish
 from marketplace.vouchers.codes import CodeTerms
 from marketplace.vouchers.programmes import open_programme
-from marketplace.vouchers.tables import Application, Grant, Programme
+from marketplace.vouchers.tables import Application, Grant, Programme, RefundLeg
 
 code_app = typer.Typer(help="Redemption codes (兑换码).", no_args_is_help=True)
 
@@ -139,10 +140,7 @@ def refund(
             session, tx or new_id("rfd"), event, parse_yuan(yuan), reason, by, now_us()
         )
         legs = refunds.legs_returned(session, [row.id])
-        told = [
-            {"to": leg.grant_id or "wallet", "amount": format_yuan(leg.amount_u - leg.due_u)}
-            for leg in legs
-        ]
+        told = [{"to": leg.grant_id or "wallet", "amount": _returned(session, leg)} for leg in legs]
     show(told, form)
 
 
@@ -214,6 +212,11 @@ def revoke(code: Annotated[str, typer.Argument(help="the code's id")]) -> None:
     """Let nobody redeem it any more."""
     with Settings().database.session() as session:
         say(f"revoked {codes.revoke_code(session, code, now_us()).id}")
+
+
+def _returned(session: Session, leg: RefundLeg) -> str:
+    unit = session.get_one(Grant, leg.grant_id).unit if leg.grant_id else CNY
+    return format_yuan(leg.amount_u - leg.due_u) if unit == CNY else f"{leg.amount_u:,} {unit}"
 
 
 def _application(session: Session, row: Application) -> dict[str, Any]:

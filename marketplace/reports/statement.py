@@ -125,12 +125,26 @@ def _refunds(session: Session, org_id: str, from_us: int, until_us: int) -> list
             "call": refund.event_id,
             "listing": listing,
             "at": to_iso(refund.at_us),
-            "to": f"voucher {leg.grant_id}" if leg.grant_id else "wallet",
-            "amount_u": leg.amount_u,
+            "to": _refunded_to(session, leg),
+            "amount_u": leg.amount_u if _is_money(session, leg) else leg.covered_u,
             "reason": refund.reason,
         }
         for refund, leg, listing in session.exec(query)
     ]
+
+
+def _refunded_to(session: Session, leg: RefundLeg) -> str:
+    """Return where it went, and of a quota how many units that were."""
+    if not leg.grant_id:
+        return "wallet"
+    words = f"voucher {leg.grant_id}"
+    if _is_money(session, leg):
+        return words
+    return f"{words}: {leg.amount_u} {session.get_one(Grant, leg.grant_id).unit}"
+
+
+def _is_money(session: Session, leg: RefundLeg) -> bool:
+    return not leg.grant_id or session.get_one(Grant, leg.grant_id).unit == CNY
 
 
 def _expiring(session: Session, org_id: str, at_us: int) -> list[Row]:

@@ -2,6 +2,7 @@
 
     the caller's own money first, up to what was paid ─► the wallet
     then voucher legs, the last one drawn first       ─► their grant, or its funders once it has lapsed
+    a quota in tokens or requests last of all         ─► its units (see `quota_refunds`), no money
     the owner gives back its share, the platform its fee
 
 What is reimbursed later shrinks with what the caller still pays. Where it had been paid out already, the
@@ -23,6 +24,7 @@ from marketplace.ledger.chart import (
     CLEARING,
     CNY,
     FEE,
+    FREE_COST,
     Code,
     Rule,
     owner_unsettled,
@@ -34,6 +36,7 @@ from marketplace.ledger.reading import Paid, event, fees_of, legs_of, moved
 from marketplace.ledger.tables import UsageEvent
 from marketplace.vouchers.granting import MARKER
 from marketplace.vouchers.parts import Back, Part, Priced, backwards, parts_of
+from marketplace.vouchers.quota_refunds import Quota, quota_of, sink_of, units_entry
 from marketplace.vouchers.returning import (
     LAPSED,
     note_return,
@@ -54,6 +57,19 @@ class Reversal(NamedTuple):
     due_u: int
 
 
+class FromQuota(NamedTuple):
+    """What of a refund falls on the quota: `amount_u` micro-yuan of its worth, so many units."""
+
+    quota: Quota
+    amount_u: int
+    units: int
+
+    @property
+    def low_u(self) -> int:
+        """Where it begins within the call's cost."""
+        return self.quota.low_u + self.quota.left_u - self.amount_u
+
+
 class _Call(NamedTuple):
     event: UsageEvent
     priced: Priced
@@ -61,6 +77,7 @@ class _Call(NamedTuple):
     later: tuple[Paid, ...]
     returned: dict[int, int]
     grants: dict[int, Grant]
+    quota: Quota | None
 
 
 def refund(
@@ -82,6 +99,8 @@ def refund(
     call = _call(session, event_id)
     paid_u = sum(part.leg.amount for part in call.parts)
     left_u = paid_u - sum(call.returned.get(part.leg.leg, 0) for part in call.parts)
+    if call.quota:
+        paid_u, left_u = paid_u + call.quota.worth_u, left_u + call.quota.left_u
     if amount_u > left_u:
         raise Conflict(
             f"{left_u} micro-yuan of this call can still be refunded.",
@@ -91,7 +110,11 @@ def refund(
     backs = backwards(call.parts, call.returned, amount_u)
     _check_claims(session, call, backs)
     reversals = _reversals(session, call, backs)
-    owner_u = sum(call.priced.owner_u(b.low_u, b.low_u + b.amount_u) for b in backs)
+    free = _from_quota(call, amount_u - sum(back.amount_u for back in backs))
+    places = [(back.low_u, back.amount_u) for back in backs]
+    if free is not None:
+        places.append((free.low_u, free.amount_u))
+    owner_u = sum(call.priced.owner_u(low_u, low_u + u) for low_u, u in places)
     made = Refund(
         id=refund_id,
         event_id=event_id,
@@ -102,9 +125,16 @@ def refund(
         at_us=at_us,
     )
     session.add(made)
-    _book(session, made, call, backs, reversals, owner_u)
+    _book(session, made, call, backs, reversals, free, owner_u)
     raise_marker(session, MARKER)
     return made
+
+
+def _from_quota(call: _Call, amount_u: int) -> FromQuota | None:
+    """Return what falls on the quota: what no later payer gets back. A call that cost nothing used none."""
+    if call.quota is None or not amount_u:
+        return None
+    return FromQuota(call.quota, amount_u, call.quota.units(amount_u))
 
 
 def refunds_of(session: Session, event_id: str) -> Sequence[Refund]:
@@ -125,17 +155,21 @@ def _call(session: Session, event_id: str) -> _Call:
     clearing = account_id(session, CLEARING)
     due = open_account(session, reimburse_due(row.org_id), Rule.PROJECTION)
     returned: dict[int, int] = {}
-    for leg in legs_returned(session, [r.id for r in refunds_of(session, event_id)]):
+    before = legs_returned(session, [r.id for r in refunds_of(session, event_id)])
+    for leg in before:
         returned[leg.leg] = returned.get(leg.leg, 0) + leg.amount_u
     accounts = [leg.account_id for leg in legs]
     grants = session.exec(select(Grant).where(col(Grant.account_id).in_(accounts))).all()
+    parts = parts_of(row.cost_u, legs, clearing)
+    paid_u = sum(part.leg.amount for part in parts)
     return _Call(
         event=row,
         priced=Priced(row.cost_u, fees_of(session, [event_id]).get(event_id, 0)),
-        parts=parts_of(row.cost_u, legs, clearing),
+        parts=parts,
         later=tuple(leg for leg in legs if leg.sink_id == due),
         returned=returned,
         grants={grant.account_id: grant for grant in grants if grant.unit == CNY},
+        quota=quota_of(session, row, legs, paid_u, before),
     )
 
 
@@ -207,6 +241,7 @@ def _book(
     call: _Call,
     backs: Sequence[Back],
     reversals: Sequence[Reversal],
+    free: FromQuota | None,
     owner_u: int,
 ) -> None:
     """Post it, then note what of each grant was used before (the zero entries tell)."""
@@ -224,6 +259,8 @@ def _book(
             targets.append((own, back.amount_u - repaid_u))
             targets += [(r.leg.account_id, r.due_u) for r in reversals]
             repaid_u = 0
+    if free is not None:
+        targets.append((account_id(session, FREE_COST), free.amount_u))
     entries = _matched(sources, targets)
     entries += [
         Entry(Code.REFUND, due, r.leg.account_id, r.amount_u - r.due_u)
@@ -239,6 +276,11 @@ def _book(
     clearing = account_id(session, CLEARING)
     # An entry of nothing: its debit total says in the journal how far the grant had been debited then.
     marks = [Entry(Code.REFUND, grant.account_id, clearing, 0) for _, grant, _ in to_grants]
+    if free is not None and free.units:
+        quota = free.quota
+        to_grants.append((quota.leg, quota.grant, free.units))
+        marks.append(Entry(Code.REFUND, quota.grant.account_id, sink_of(session, quota.grant), 0))
+        entries.append(units_entry(session, quota, free.units))
     lapses: list[Entry] = []
     for _, grant, amount_u in to_grants:
         if _is_over(grant, made.at_us):
@@ -247,6 +289,8 @@ def _book(
     apply_now(session, Post(tx, (*marks, *entries, *lapses), made.at_us))
     debits = {m.debit_id: m.debit_total or 0 for m in moved(session, tx)[: len(marks)]}
     _keep(session, made, call, backs, reversals)
+    if free is not None:
+        _keep_quota(session, made, call, free)
     for leg, grant, amount_u in to_grants:
         _note(session, made, leg, grant, amount_u, debits[grant.account_id], tx)
     session.flush()
@@ -286,6 +330,22 @@ def _keep(
             owner_u=0,
         )
         session.add(row)
+    session.flush()
+
+
+def _keep_quota(session: Session, made: Refund, call: _Call, free: FromQuota) -> None:
+    row = RefundLeg(
+        refund_id=made.id,
+        leg=free.quota.leg.leg,
+        grant_id=free.quota.grant.id,
+        amount_u=free.units,
+        covered_u=free.amount_u,
+        low_u=free.low_u,
+        due_u=0,
+        from_total=0,
+        owner_u=call.priced.owner_u(free.low_u, free.low_u + free.amount_u),
+    )
+    session.add(row)
     session.flush()
 
 

@@ -300,7 +300,8 @@ class RefundLeg(SQLModel, table=True):
 
     `low_u` to `low_u + covered_u` is its place within the call's cost (see `parts`). `due_u` of the
     amount had been reimbursed already and came from what the caller got back. For a grant, `from_total`
-    is what was used of it before.
+    is what was used of it before. Of a quota in tokens or requests, `amount_u` counts its units and
+    `covered_u` is what they had been worth.
     """
 
     __tablename__ = "refund_leg"
