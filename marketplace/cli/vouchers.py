@@ -11,7 +11,7 @@ from catalog.ground.clock import now_us
 from catalog.ground.errors import Forbidden
 from catalog.ground.ids import new_id
 from catalog.ground.units import format_yuan, parse_yuan
-from marketplace.cli import adjustments, voucher_life
+from marketplace.cli import adjustments, invoices, voucher_life
 from marketplace.cli.output import Format, FormatOption, say, show
 from marketplace.ledger.chart import CNY
 from marketplace.members.keys import organisation
@@ -31,6 +31,7 @@ app.command("refund")(voucher_life.refund)
 app.command("lapse")(voucher_life.lapse)
 app.command("void")(voucher_life.void)
 app.add_typer(adjustments.app, name="adjust")
+app.add_typer(invoices.app, name="invoice")
 
 
 @app.command("issue")

@@ -204,6 +204,8 @@ def _accrue_day(session: Session, terms: Terms, day: str, from_us: int, until_us
             page.clear()
     add_up()
     for org_id, sums in earned.items():
+        if not any(sums):
+            continue  # a reimbursed invoice: what its provider got never came through here
         add(session, org_id, "usage", day, sums, until_us - 1, until_us + MATURITY_US)
     session.add(AccruedDay(day=day, until_us=until_us, calls=calls))
     session.flush()

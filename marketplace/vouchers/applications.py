@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from sqlmodel import Session, col, select
 
@@ -23,12 +23,12 @@ from marketplace.vouchers import anti_fraud
 from marketplace.vouchers.caps import Against, Sized, contract_grant_u
 from marketplace.vouchers.facts import kind_of
 from marketplace.vouchers.granting import Order, caps_for, issue_grants, sized
-from marketplace.vouchers.knowledge import org_facts
+from marketplace.vouchers.knowledge import declared_facts, org_facts
 from marketplace.vouchers.programmes import PUBLISHED
 from marketplace.vouchers.rules import Programme as Sealed
 from marketplace.vouchers.rules import load
 from marketplace.vouchers.tables import Application, Grant, Programme
-from marketplace.vouchers.terms import Facts, FactValue, Refusal
+from marketplace.vouchers.terms import Facts, Refusal
 from marketplace.vouchers.velocity import open_day
 
 APPLIED, PREPARED, APPROVED, REJECTED = "applied", "prepared", "approved", "rejected"
@@ -175,7 +175,7 @@ def admission_facts(session: Session, row: Application, at_us: int) -> Facts:
 
     Whether the contract's parties are related is not asked when they are known.
     """
-    declared = {key: _value(value) for key, value in json.loads(row.facts).items()}
+    declared = declared_facts(row)
     if row.provider:
         group = anti_fraud.group_of(session, row.org_id, at_us)
         declared["contract.supplier_related"] = row.provider in group
@@ -275,7 +275,3 @@ def _check_wish(wish: Wish) -> None:
                 rule="application.evidence",
                 param="evidence",
             )
-
-
-def _value(value: Any) -> FactValue:
-    return frozenset(value) if isinstance(value, list) else cast(FactValue, value)

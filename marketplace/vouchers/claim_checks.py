@@ -9,8 +9,9 @@ from sqlmodel import Session, col, select
 
 from catalog.ground.clock import to_datetime, zone
 from catalog.ground.errors import BadRequest, Conflict
+from marketplace.vouchers.rules import Programme as Sealed
 from marketplace.vouchers.schema import ProgrammeRules
-from marketplace.vouchers.tables import Application, Claim, ClaimLine, Grant
+from marketplace.vouchers.tables import Application, Claim, ClaimLine, ContractInvoice, Grant
 
 _FROM_THE_JOURNAL = frozenset({"delivery_or_metering", "usage_log"})
 """Evidence that the ledger itself gives: the metered calls behind each line."""
@@ -20,16 +21,17 @@ def check_evidence(
     session: Session, rules: ProgrammeRules, row: Claim, evidence: Sequence[Mapping[str, str]]
 ) -> None:
     """Raise `BadRequest` naming the evidence that the programme asks for and nobody has given."""
-    given = {item.get("kind", "") for item in evidence} | _FROM_THE_JOURNAL
+    given = {item.get("kind", "") for item in evidence}
     query = (
-        select(Application.evidence)
+        select(Application.evidence, ContractInvoice.evidence)
         .join(Grant, col(Grant.application_id) == Application.id)
         .join(ClaimLine, col(ClaimLine.grant_id) == Grant.id)
+        .outerjoin(ContractInvoice, col(ContractInvoice.id) == ClaimLine.event_id)
         .where(ClaimLine.claim_id == row.id)
         .distinct()
     )
-    with_applications = [{i["kind"] for i in json.loads(text)} for text in session.exec(query)]
-    given |= set.intersection(*with_applications) if with_applications else set()
+    behind = [_kinds(own) | _of_line(invoice) for own, invoice in session.exec(query).all()]
+    given |= frozenset.intersection(*behind) if behind else _FROM_THE_JOURNAL
     missing = [kind for kind in rules.evidence if kind not in given]
     if missing:
         raise BadRequest(
@@ -37,6 +39,18 @@ def check_evidence(
             rule="claim.evidence",
             param="evidence",
             remedy="Attach each with its name and sha256.",
+        )
+
+
+def check_window(sealed: Sealed, at_us: int) -> None:
+    """Raise `Conflict` outside the days on which the programme takes claims."""
+    window = sealed.rules.window
+    if not sealed.claimable(at_us):
+        start, end = window.claim
+        raise Conflict(
+            f"{sealed.name} takes claims from {start or 'the beginning'} to {end or 'further notice'}.",
+            rule="window.claim",
+            details={"clause": window.clause},
         )
 
 
@@ -54,3 +68,12 @@ def check_clawback(rules: ProgrammeRules, settled_at_us: int, at_us: int, reason
             rule="clawback.months",
             details={"clause": clause},
         )
+
+
+def _of_line(invoice: str | None) -> frozenset[str]:
+    """Return the kinds of evidence that come with a line itself: its invoice's, or the journal's."""
+    return _FROM_THE_JOURNAL if invoice is None else _kinds(invoice)
+
+
+def _kinds(text: str) -> frozenset[str]:
+    return frozenset(item["kind"] for item in json.loads(text))

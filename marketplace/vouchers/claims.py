@@ -23,7 +23,7 @@ from marketplace.ledger.accounts import apply_now, take_control
 from marketplace.ledger.chart import Code, claimable, claimed, disallowed, receivable, settled
 from marketplace.ledger.operations import Post
 from marketplace.members.four_eyes import two_persons
-from marketplace.vouchers.claim_checks import check_clawback, check_evidence
+from marketplace.vouchers.claim_checks import check_clawback, check_evidence, check_window
 from marketplace.vouchers.claim_lines import (
     ALLOWED,
     CLAWED,
@@ -140,8 +140,9 @@ def submit(
     row = _step(session, claim_id, DRAFT, SUBMITTED)
     if row.state == SUBMITTED:
         return row
-    made = session.get_one(Programme, row.programme_id)
-    check_evidence(session, load(made.rules).rules, row, evidence)
+    sealed = load(session.get_one(Programme, row.programme_id).rules)
+    check_window(sealed, at_us)
+    check_evidence(session, sealed.rules, row, evidence)
     row.evidence = json.dumps([dict(item) for item in evidence], ensure_ascii=False)
     row.sha256 = lines_sha256(lines(session, row.id))
     row.state, row.submitted_by, row.submitted_at_us = SUBMITTED, by, at_us

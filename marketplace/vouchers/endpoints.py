@@ -22,6 +22,7 @@ from marketplace.vouchers import applications, codes, programmes, returning
 from marketplace.vouchers.applications import Wish
 from marketplace.vouchers.codes import CodeTerms
 from marketplace.vouchers.endpoints_claims import claims_routes
+from marketplace.vouchers.endpoints_invoices import invoices_routes
 from marketplace.vouchers.pools import appropriate, fund, funder
 from marketplace.vouchers.schemas import (
     AmountBody,
@@ -45,6 +46,7 @@ def vouchers_router(
     _applications(router, door)
     _grants(router, door)
     _codes(router, door)
+    invoices_routes(router, door)
     claims_routes(router, door)
     return router
 

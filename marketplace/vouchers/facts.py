@@ -38,6 +38,8 @@ VOCABULARY: dict[str, tuple[Kind, str]] = {
     "contract.paid": ("flag", "paid in full"),
     "contract.subsidised_before": ("flag", "named in another claim on public money"),
     "contract.supplier_related": ("flag", "its two parties are related"),
+    "contract.subject": ("text", "what it buys: model, agent, compute, corpus or service"),
+    "contract.listing": ("text", "the listing that it buys, by its slug"),
     "contract.channels": ("set", "platforms and exchanges that it went through"),
     "contract.claimed_by": ("text", "demander or provider, whoever claimed on it first"),
     "listing.kind": ("text", "model, agent, compute or corpus"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sqlmodel import Session, col, select
 
@@ -20,6 +20,7 @@ from marketplace.members.parties import all_links
 from marketplace.members.related import Link, are_related
 from marketplace.members.tables import Organisation, OrgFact
 from marketplace.vouchers.facts import DatedFact, Kind, facts_at, kind_of
+from marketplace.vouchers.tables import Application
 from marketplace.vouchers.terms import QUOTA_CLASS, RELATED_PARTY, SELF_OWNED, Facts, FactValue
 
 DERIVED = frozenset(
@@ -98,6 +99,46 @@ def facts_of(
     return Known(facts, _next_change([*dated, *links], at_us))
 
 
+def contract_facts(session: Session, row: Application, at_us: int) -> Facts:
+    """Return what is known of a contract outside the gateway: both parties and what it buys.
+
+    What it buys is declared with the application (`contract.subject`, `contract.listing`) and seen by
+    whoever accepts an invoice; everything about the provider and its listing is verified as ever.
+    """
+    declared = declared_facts(row)
+    slug = str(declared.get("contract.listing", ""))
+    rows = _verified(session, [row.org_id, row.provider])
+    dated = _dated(fact for fact in rows if _speaks(fact, row.org_id, row.provider, slug))
+    listing = session.exec(select(Listing).where(Listing.slug == slug)).first() if slug else None
+    related = are_related(row.org_id, row.provider, all_links(session), at_us)
+    facts: dict[str, FactValue] = {
+        **declared,
+        **facts_at(dated, at_us),
+        "contract.supplier_related": related,
+        "org.status": _status(session, row.org_id),
+        "listing.charge": "contract",
+        SELF_OWNED: row.provider == row.org_id,
+        RELATED_PARTY: related,
+        QUOTA_CLASS: "contract",
+    }
+    if "contract.subject" in declared:
+        facts["listing.kind"] = declared["contract.subject"]
+    if listing is not None and listing.owner_org == row.provider:
+        facts["listing.kind"] = listing.kind
+        facts["listing.filing_status"] = _filing(session, listing.id)
+    return facts
+
+
+def declared_facts(row: Application) -> dict[str, FactValue]:
+    """Return what an application declares of its contract."""
+    return {key: as_fact(value) for key, value in json.loads(row.facts).items()}
+
+
+def as_fact(value: Any) -> FactValue:
+    """Return a JSON value as facts hold it: a list is a set."""
+    return frozenset(value) if isinstance(value, list) else cast(FactValue, value)
+
+
 def _speaks(row: OrgFact, caller: str, owner: str, slug: str) -> bool:
     """Return whether a fact is about this caller, this provider or this listing."""
     if row.key.startswith("org."):
@@ -120,8 +161,7 @@ def _dated(rows: Iterable[OrgFact]) -> list[DatedFact]:
 
 
 def _value(text: str) -> FactValue:
-    value = json.loads(text)
-    return frozenset(value) if isinstance(value, list) else value
+    return as_fact(json.loads(text))
 
 
 def _next_change(dated: Sequence[DatedFact | Link], at_us: int) -> int | None:

@@ -60,6 +60,16 @@ class ApplyBody(_Body):
     provider: str = ""
 
 
+class InvoiceBody(_Body):
+    """An invoice of organisation `org` on an application's contract: `charges` by what is charged for."""
+
+    org: Name
+    application: Name
+    number: Name
+    charges: Annotated[dict[Name, Amount], Field(min_length=1)]
+    evidence: list[Evidence]
+
+
 class AmountBody(_Body):
     """An amount, where one may be said."""
 

@@ -17,7 +17,7 @@ from catalog.listings.callable import CallableListing
 from marketplace.ledger.accounts import open_account
 from marketplace.ledger.chart import CNY, Rule, quota_used, reimburse_due
 from marketplace.vouchers.granting import MARKER, Order, issue_grants
-from marketplace.vouchers.knowledge import facts_of, org_facts
+from marketplace.vouchers.knowledge import declared_facts, facts_of, org_facts
 from marketplace.vouchers.ladder import Ladder
 from marketplace.vouchers.leases import lease
 from marketplace.vouchers.pools import fund
@@ -26,7 +26,7 @@ from marketplace.vouchers.programmes import programme, publish
 from marketplace.vouchers.rules import Issued, load
 from marketplace.vouchers.rules import Programme as Sealed
 from marketplace.vouchers.tables import Application, Grant, Programme
-from marketplace.vouchers.terms import GrantTerms
+from marketplace.vouchers.terms import Condition, Facts, GrantTerms
 from marketplace.vouchers.velocity import open_day
 from marketplace.vouchers.waterfall import build_ladder
 
@@ -96,7 +96,7 @@ def ladder_for(
     ).all()
     terms = []
     sinks = {}
-    bound = providers_of(session, grants)
+    asked = _applications(session, grants)
     for grant in grants:
         rules = sealed.get(grant.programme_id) or _sealed(session, grant.programme_id)
         sealed[grant.programme_id] = rules
@@ -115,8 +115,8 @@ def ladder_for(
                 bracket=grant.bracket,
             )
         )
-        provider = bound.get(grant.application_id, "")
-        terms.append(_of_provider(promised, provider, listing.owner_org) if provider else promised)
+        row = asked.get(grant.application_id)
+        terms.append(promised if row is None else _as_asked(promised, row, listing.owner_org))
         if grant.unit != CNY:
             sinks[grant.account_id] = open_account(
                 session, quota_used(grant.unit), Rule.PROJECTION, grant.unit
@@ -137,24 +137,39 @@ def ladder_for(
     return Payers(ladder, sinks, min(ends))
 
 
-def providers_of(session: Session, grants: Sequence[Grant]) -> dict[str, str]:
-    """Return the provider that each application names, by the application's id."""
-    query = select(Application.id, Application.provider).where(
-        col(Application.id).in_({grant.application_id for grant in grants} - {""}),
-        Application.provider != "",
-    )
-    return dict(session.exec(query).all())
+def _applications(session: Session, grants: Sequence[Grant]) -> dict[str, Application]:
+    """Return the applications that the grants come from, by id."""
+    ids = {grant.application_id for grant in grants} - {""}
+    query = select(Application).where(col(Application.id).in_(ids))
+    return {row.id: row for row in session.exec(query).all()} if ids else {}
 
 
-def _of_provider(terms: GrantTerms, provider: str, owner: str) -> GrantTerms:
-    """A voucher for a contract with one provider pays for that provider's listings, and pays first."""
+def _as_asked(terms: GrantTerms, row: Application, owner: str) -> GrantTerms:
+    """Return a voucher's terms with what its application says: facts of its contract, its provider.
+
+    A voucher for a contract with one provider pays for that provider's listings alone, and pays first.
+    """
+    declared = declared_facts(row)
+    conditions = tuple(_knowing(declared, condition) for condition in terms.conditions)
+    if not row.provider:
+        return replace(terms, conditions=conditions) if declared else terms
     only = Predicate(
         "grant.provider",
         terms.anti_fraud_clause,
         "it was issued for another provider's services",
-        lambda _facts: owner == provider,
+        lambda _facts: owner == row.provider,
     )
-    return replace(terms, item_specific=True, conditions=(*terms.conditions, only))
+    return replace(terms, item_specific=True, conditions=(*conditions, only))
+
+
+def _knowing(declared: Facts, condition: Condition) -> Predicate:
+    """Return the condition, asked with the contract's facts beside those of the call."""
+    return Predicate(
+        condition.rule,
+        condition.clause,
+        condition.text,
+        lambda facts: condition.holds({**declared, **facts}),
+    )
 
 
 def _sealed(session: Session, programme_id: str) -> Sealed:

@@ -97,7 +97,7 @@ def _judge(
     """Return the ratio that applies, or the first rule that refuses."""
 
     def refuse(rule: str, clause: str, words: str) -> tuple[int, Refusal]:
-        message = f"Voucher {grant.grant_id} of {grant.programme} {words}."
+        message = f"Voucher {grant.grant_id} of {grant.programme} {words.rstrip('.')}."
         return 0, Refusal(grant.grant_id, grant.programme, rule, clause, message)
 
     if grant.expires_at_us <= at_us:

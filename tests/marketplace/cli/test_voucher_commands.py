@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.voucher_story import Story
+from support.voucher_story import Story, rules
 from typer.testing import CliRunner
 
 from catalog.ground.database import Database
@@ -33,6 +34,49 @@ def run(database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch) 
         return list(json.loads(done.stdout))
 
     return run
+
+
+def test_a_contract_is_paid_by_invoice(run: Run, database: Database, tmp_path: Path) -> None:
+    document = {
+        **rules("tst-compute"),
+        "kind": "compute",
+        "mode": "reimburse",
+        "claimant": "demander",
+        "evidence": ["invoice"],
+        "subsidy": {"ratio_bp": 3000},
+    }
+    story = Story(database)
+    story.programme(document, fund_u=100_000_000)
+    story.org("opc"), story.org("maker")
+    scan = tmp_path / "invoice.pdf"
+    scan.write_bytes(b"%PDF")
+    on = ("--contract", "c1", "--provider", "maker")
+    asked = run("voucher", "apply", "opc", "tst-compute", "30", *on, "--by", "opa")
+    run("voucher", "approve", asked[0]["application"], "--by", "ben")
+    words = ("voucher", "invoice")
+    bill = ("--charge", "compute=50", "--evidence", f"invoice={scan}", "--tx", "inv_1")
+    made = run(*words, "present", asked[0]["application"], "NO-7", *bill, "--by", "opa")
+    assert (made[0]["provider"], made[0]["subsidised"]) == ("maker", "¥50.00")
+    with pytest.raises(Forbidden, match="second person"):
+        run(*words, "accept", "inv_1", "--by", "opa")
+    assert run(*words, "accept", "inv_1", "--by", "ben")[0]["state"] == "accepted"
+    assert [row["number"] for row in run(*words, "list")] == ["NO-7"]
+    assert run("voucher", "list")[0]["used"] == "¥15.00"
+    story.check()
+
+
+def test_a_funder_gets_its_office(run: Run, database: Database) -> None:
+    story = Story(database)
+    story.programme(rules())
+    story.org("city-office")
+    assert run("programme", "payer", "city", "city-office") == [
+        {
+            "funder": "city",
+            "level": "city",
+            "organisation": "city-office",
+            "programmes": "tst-token@1",
+        }
+    ]
 
 
 def test_an_adjustment_takes_two_persons(run: Run, database: Database) -> None:
