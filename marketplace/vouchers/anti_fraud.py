@@ -8,7 +8,7 @@ same_content_once, no_splitting       here
 velocity_u_per_day                    at every issue and lease (`velocity`)
 min_distinct_days                     in the claim (`claim_rules`): nobody knows it at the call
 
-Why each stands where it does: docs/decisions, "A rule against abuse says no where it can be known".
+Why each stands where it does: docs/decisions/0008.
 """
 
 from __future__ import annotations
