@@ -7,8 +7,8 @@
     4  who paid a call adds up to it       serve, settle, free_calls     `_check_events`, verify(recost)
     5  caps: organisation, group, funder   issue, days_pass (gives room) `issue` (exact), cap_problems
     6  related parties get no vouchers     link, unlink, admit           `admit` (exact), `_check_events`
-    7  no cash for a voucher               refund, before and after      `_check_refund`, `nobody_cashes`
-                                           lapse, claim and payout       prove
+    7  no cash for a voucher               refund, before and after      `_check_refund`, `_repaid`,
+                                           lapse and claim, reimburse    `nobody_cashes`, prove
     8  a leg is claimed once               claim, decide, claw_back,     claim_problems, prove
                                            refund in between
     9  holds are what is promised          admit, settle, end_unpaid,    `books_balance`, pass_time
@@ -126,6 +126,17 @@ class LedgerMachine(ArchiveRules, PartyRules):
                 self.issue(org, "district", 20)
                 self.serve(org, "maker", 15, 100)
         self.admit("b", "maker", 10)
+
+    @rule(org=st.sampled_from(ORGS), percent=st.sampled_from([30, 100]))
+    def reimburse(self, org: str, percent: int) -> None:
+        """A caller is paid back for a call, and then gets its money back for the call itself."""
+        self.e.top_up(org, 40)
+        self.issue(org, "later", 10)
+        before = len(self.e.calls)
+        self.serve(org, "maker", 30, 100)
+        self.claim_all("later", "allow")
+        for call in self.e.calls[before:]:
+            self.give_back(call, max(1, call.cost * percent // 100))
 
     @precondition(lambda self: self.e.repeatable)
     @rule(data=st.data())
