@@ -250,10 +250,12 @@ class Economy:
         accounts = (*accounts, self.wallet_ids[org])
         return record, OrgLadder(payers.ladder, accounts, payers.sinks, 2**62, self.now)
 
-    def call(self, org: str, record: ListingRecord, payer: OrgLadder, tokens: int) -> Call:
+    def call(
+        self, org: str, record: ListingRecord, payer: OrgLadder, tokens: int, name: str = ""
+    ) -> Call:
         """Return a call that may use `tokens`, not yet held."""
         return Call(
-            id=self.tx("gen"), key=_filled(KeyRecord, id="key", org_id=self.org(org)), record=record,
+            id=name or self.tx("gen"), key=_filled(KeyRecord, id="key", org_id=self.org(org)), record=record,
             payer=payer, books=self.books, input_tokens=0, choices=1, max_tokens=tokens,
             started_at_us=self.now, streamed=False, request_sha256="",
             endpoint=EndpointRecord(id="end", url="", model=""),

@@ -94,8 +94,10 @@ class Racer:
     def call(self) -> None:
         """Hold, and then settle, void, settle twice, or walk away."""
         org, owner = self.random.choice(ORGS), self.random.choice(["maker", "maker", "a", "kin"])
-        call = self.economy.call(org, *self._payers_of(org, owner), self.random.randrange(1, 120))
-        call.id, call.started_at_us = f"gen-{ulid()}", now_us()
+        record, payer = self._payers_of(org, owner)
+        tokens, name = self.random.randrange(1, 120), f"gen-{ulid()}"
+        call = self.economy.call(org, record, payer, tokens, name)
+        call.started_at_us = now_us()
         self.writer.submit(call.hold(HOLD_S))
         assert call.plan is not None
         fate = self.random.random()
