@@ -111,10 +111,9 @@ def refund(
     _check_claims(session, call, backs)
     reversals = _reversals(session, call, backs)
     free = _from_quota(call, amount_u - sum(back.amount_u for back in backs))
-    places = [(back.low_u, back.amount_u) for back in backs]
+    owner_u = sum(call.priced.owner_u(b.low_u, b.low_u + b.amount_u) for b in backs)
     if free is not None:
-        places.append((free.low_u, free.amount_u))
-    owner_u = sum(call.priced.owner_u(low_u, low_u + u) for low_u, u in places)
+        owner_u += call.priced.owner_u(free.low_u, free.low_u + free.amount_u)
     made = Refund(
         id=refund_id,
         event_id=event_id,

@@ -7,6 +7,7 @@ import io
 import json
 
 import pytest
+from sqlmodel import select
 from support.voucher_story import NOON_US, Story, rules
 
 from catalog.ground.clock import DAY_US
@@ -18,6 +19,7 @@ from marketplace.payouts.accruals import accrue, mature
 from marketplace.payouts.fees import listing_scope, publish_fee
 from marketplace.payouts.holds import hold, release
 from marketplace.payouts.statements import statement
+from marketplace.payouts.tables import Accrual
 from marketplace.vouchers import adjustments, claims
 from marketplace.vouchers.claims import Period, Verdict
 from marketplace.vouchers.pools import funder
@@ -136,6 +138,42 @@ def test_what_a_funder_refuses_is_the_owners_loss_once(story: Story, payout_on: 
     assert story.balance(owner_available(owner)) == 1_800 + 4_500
     assert story.journal(owner_unsettled(owner)) == 0
     story.check()
+
+
+def test_what_a_payer_refuses_after_the_audit_is_taken_once_more(story: Story) -> None:
+    made = story.programme(rules(payout_on="usage"), fund_u=100_000)
+    story.grant(made, "opc", 50_000)
+    for cost_u in (1_000, 2_000, 4_000):
+        story.call("opc", cost_u)
+    owner = story.org("owner")
+    story.days(32)
+    run_jobs(story)
+    with story.database.session() as session:
+        who = funder(session, "city").id
+        claims.draft(session, "clm_1", made, who, JANUARY, "a", story.clock())
+        claims.submit(session, "clm_1", [], "b", story.clock())
+        said = [Verdict(1, False, "no")]
+        claims.audit(session, "clm_1", said, "c", story.clock(), rest=True)
+    before = _net(story, owner)
+    run_jobs(story)
+    assert _net(story, owner) == before - 270
+    with story.database.session() as session:
+        claims.refuse(session, "clm_1", [2], "not ours", "d", story.clock())
+        claims.refuse(session, "clm_1", [2], "not ours", "d", story.clock())
+    for _ in range(2):
+        run_jobs(story)
+        assert _net(story, owner) == before - 270 - 540
+    with story.database.session() as session:
+        assert claims.settle(session, "clm_1", "bank", "e", story.clock()).allowed_u == 1_200
+    run_jobs(story)
+    assert _net(story, owner) == before - 270 - 540
+    story.check()
+
+
+def _net(story: Story, org_id: str) -> int:
+    """Return all that was ever accrued for an organisation."""
+    with story.database.reading() as session:
+        return sum(row.net_u for row in session.exec(select(Accrual)) if row.org_id == org_id)
 
 
 def test_nothing_moves_under_review(story: Story) -> None:
