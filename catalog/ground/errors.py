@@ -8,6 +8,7 @@
     ├── PaymentRequired       402  nobody pays: vouchers and wallet do not cover the call
     ├── Forbidden             403  the key is good, but not for this
     ├── NotFound              404  no such thing, or not visible to this caller
+    ├── RequestTimeout        408  the request did not arrive whole in time
     ├── Conflict              409  the state has moved on, or the name is taken
     ├── PreconditionFailed    412  the caller's idea of the current state is old
     ├── PayloadTooLarge       413  over a size limit
@@ -20,7 +21,7 @@
     └── UpstreamTimeout       504  the engine took too long
 
 Raise the one that knows its meaning; never build a response by hand. `catalog.ground.rendering` turns an
-error into OpenAI's error object or into problem+json, and nothing else does.
+error into OpenAI's error object, Anthropic's or problem+json, and nothing else does.
 """
 
 from __future__ import annotations

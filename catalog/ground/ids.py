@@ -16,37 +16,34 @@ _RANDOM_BYTES = 10
 _POOL_BYTES = 512 * _RANDOM_BYTES
 
 
-class _Chance:
-    """Random bytes from the system, fetched many at a time: a system call for each id is most of its cost."""
+class _Maker(threading.local):
+    """What one thread needs to make ids: random bytes fetched many at a time, because a system call for
+    each id is most of its cost, and the letters of the millisecond that it made the last one in."""
 
-    __slots__ = ("_at", "_pid", "_pool")
-
-    def __init__(self) -> None:
-        self._pool = b""
-        self._at = self._pid = 0
-
-    def take(self) -> int:
-        """Return 80 random bits that nobody else gets: not another thread, and not a forked process."""
-        at = self._at
-        if at >= len(self._pool) or self._pid != os.getpid():
-            self._pool, self._pid, at = os.urandom(_POOL_BYTES), os.getpid(), 0
-        self._at = at + _RANDOM_BYTES
-        return int.from_bytes(self._pool[at : at + _RANDOM_BYTES], "big")
+    pool = b""
+    at = pid = stamp_ms = 0
+    stamp = ""
 
 
-_local = threading.local()
+_maker = _Maker()
 
 
 def ulid(at_ms: int | None = None) -> str:
     """Return a new ULID of 26 characters; `at_ms` is milliseconds since the Unix epoch."""
-    try:
-        chance = _local.chance
-    except AttributeError:
-        chance = _local.chance = _Chance()
-    stamp = (time.time_ns() // 1_000_000 if at_ms is None else at_ms) & (2**48 - 1)
-    value = (stamp << 80) | chance.take()
-    # 130 bits in 26 letters, two at a time: a table of 1,024 pairs halves the work of a plain loop.
-    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
+    maker = _maker
+    at = maker.at
+    if at >= len(maker.pool) or maker.pid != os.getpid():  # a forked process must not repeat ours
+        maker.pool, maker.pid, at = os.urandom(_POOL_BYTES), os.getpid(), 0
+    maker.at = at + _RANDOM_BYTES
+    stamp_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
+    if stamp_ms != maker.stamp_ms or not maker.stamp:
+        maker.stamp_ms, maker.stamp = stamp_ms, _letters(stamp_ms & (2**48 - 1), 40)
+    return maker.stamp + _letters(int.from_bytes(maker.pool[at : at + _RANDOM_BYTES], "big"), 70)
+
+
+def _letters(value: int, highest: int) -> str:
+    # Two letters at a time: a table of 1,024 pairs halves the work of a plain loop.
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(highest, -1, -10)])
 
 
 def new_id(prefix: str) -> str:

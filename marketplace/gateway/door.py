@@ -11,9 +11,8 @@ trickles in, an answer that nobody reads.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -22,8 +21,6 @@ import httptools
 from catalog.ground.errors import BadRequest, PayloadTooLarge, RequestTimeout, TokenMartError
 from catalog.ground.rendering import RenderedError, render_openai
 from marketplace.gateway.handover import CALLS, Passage, give_away, is_call
-
-log = logging.getLogger(__name__)
 
 _LARGEST_HEAD = 64 * 1024
 _MOST_AHEAD = 8
@@ -58,11 +55,15 @@ class Request:
         self.refusal: TokenMartError | None = None
 
 
-Serve = Callable[[Request, "Connection"], Awaitable[None]]
+Serve = Callable[[Request, "Connection"], Coroutine[Any, Any, None]]
 
 
 class Door:
-    """All open connections. `serve` answers a request with exactly one `respond`, or `begin` … `finish`."""
+    """All open connections.
+
+    `serve` answers a request with exactly one `respond`, or `begin` … `finish`, then calls `done`, and
+    raises nothing.
+    """
 
     def __init__(
         self, serve: Serve, passage: Passage | None, body_limit: int, trusted: frozenset[str]
@@ -283,30 +284,22 @@ class Connection(asyncio.Protocol):
         if not request.keep_alive or self._door.closing:
             self._close_after = True
         self._chunked = self._parser.get_http_version() != "1.0"
-        self._task = self._door.loop.create_task(self._run(request))
+        if request.refusal is not None:
+            self.respond_error(render_openai(request.refusal))
+            self.done()
+        else:
+            self._task = self._door.loop.create_task(self._door.serve(request, self))
 
-    async def _run(self, request: Request) -> None:
-        try:
-            if request.refusal is not None:
-                raise request.refusal
-            await self._door.serve(request, self)
-        except Exception as error:
-            if not isinstance(error, TokenMartError):
-                log.exception("a request failed")
-            self.respond_error(render_openai(error))
-        finally:
-            self._task = None
-            self.on_gone = self.on_slow = None
-            self._next()
-
-    def _next(self) -> None:
+    def done(self) -> None:
+        """Go on to the next request: the last thing that whoever serves one does, whatever came of it."""
+        self._task = None
+        self.on_gone = self.on_slow = None
         if self._close_after or self._door.closing:
             if self._waiting and not self._door.closing and self._waiting[0].refusal:
                 self._start(self._waiting.popleft())
             else:
                 self._close()
-            return
-        if self._waiting:
+        elif self._waiting:
             request = self._waiting.popleft()
             if self._transport is not None and not request.refusal:
                 self._transport.resume_reading()

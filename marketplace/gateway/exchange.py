@@ -13,6 +13,7 @@ other, with its money settled.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +159,7 @@ class Exchange:
         except (Unavailable, BadRequest):
             raise error from None
 
-    async def _ask(self, choice: Choice[EndpointRecord]) -> Answer:
+    def _ask(self, choice: Choice[EndpointRecord]) -> Awaitable[Answer]:
         call, talk = self.call, self._talk
         self._choice = choice
         endpoint = choice.candidate
@@ -170,7 +171,7 @@ class Exchange:
         if self._connection.gone:
             raise ClientGone
         flight = self._flight = Flight(self._piece if self._streaming is not None else None)
-        return await self._tools.upstream.post(endpoint, path, body, call.id, flight)
+        return self._tools.upstream.post(endpoint, path, body, call.id, flight)
 
     # While the answer comes in.
 
@@ -286,7 +287,7 @@ class Exchange:
         call.marks = read.marks
         bill = call.settle(read.buckets, raw, source, outcome, tools.clock())
         try:
-            await tools.writer.apply(bill.operation(call, call.tx, bill.at_us))
+            await tools.writer.send(bill.operation(call, call.tx, bill.at_us))
         except Conflict:
             # The hold had expired (this process stood still for longer than its holds live). What was
             # served is charged anew if the money is still there, and is the platform's loss if not.

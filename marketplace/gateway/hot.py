@@ -95,20 +95,22 @@ class Hot:
         """Answer one request of the door."""
         generation_id = new_id("gen")
         self.running += 1
+        status = 200
         try:
             await self._serve(generation_id, request, connection)
-            self.meter.answered(request.path, 200)
         except ClientGone:
-            self.meter.answered(request.path, 499)
+            status = 499
         except Exception as error:
             if not isinstance(error, TokenMartError):
                 log.exception("call %s failed", generation_id)
             rendered = render(request.path, error, generation_id)
             rendered.headers["x-tm-generation"] = generation_id
-            self.meter.answered(request.path, rendered.status)
+            status = rendered.status
             connection.respond_error(rendered)
         finally:
             self.running -= 1
+            self.meter.answered(request.path, status)
+            connection.done()
 
     async def _serve(self, generation_id: str, request: Request, connection: Connection) -> None:
         at_us = self.clock()
@@ -219,10 +221,14 @@ class Hot:
         )
         try:
             began_us = self.clock()
-            if replay is None:
-                await self._hold(call, name)
-            elif await self._hold_once(call, name, replay, connection):
-                return
+            if replay is not None:
+                if await self._hold_once(call, name, replay, connection):
+                    return
+            else:
+                try:
+                    await self.writer.send(call.hold(self.options.hold_ttl_s))
+                except PaymentRequired:
+                    await self._hold_again(call, name)
             self.open_calls[call.tx] = call
             try:
                 self.meter.hold_s.observe((self.clock() - began_us) / 1e6)
@@ -250,19 +256,16 @@ class Hot:
                 retry_after_s=5,
             )
 
-    async def _hold(self, call: Call, model: str) -> None:
-        """Make the call's hold durable."""
-        try:
-            await self.writer.apply(call.hold(self.options.hold_ttl_s))
-        except PaymentRequired:
-            # Before somebody is told to pay: what is in memory may be a moment old, so look again.
-            stale_us = self.clock() - _FRESH_US
-            if call.payer.built_at_us >= stale_us:
-                raise
-            call.payer = await self.directory.ladder(
-                call.key.org_id, model, fresher_than_us=stale_us
-            )
-            await self.writer.apply(call.hold(self.options.hold_ttl_s))
+    async def _hold_again(self, call: Call, model: str) -> None:
+        """Try once more to hold with what the database says now; raises the refusal that is being handled.
+
+        What is in memory may be a moment old, and somebody is about to be told to pay.
+        """
+        stale_us = self.clock() - _FRESH_US
+        if call.payer.built_at_us >= stale_us:
+            raise
+        call.payer = await self.directory.ladder(call.key.org_id, model, fresher_than_us=stale_us)
+        await self.writer.send(call.hold(self.options.hold_ttl_s))
 
     async def _hold_once(
         self, call: Call, model: str, replay: Replay, connection: Connection
@@ -274,11 +277,13 @@ class Hot:
         """
         while True:
             try:
-                await self._hold(call, model)
+                try:
+                    await self.writer.send(call.hold(self.options.hold_ttl_s))
+                except PaymentRequired:
+                    await self._hold_again(call, model)
+                return False
             except Conflict:
                 call.tx = await replay.next_try(call.started_at_us)
-            else:
-                return False
             if not call.tx:
                 if await replay.answered(connection, call.started_at_us):
                     return True

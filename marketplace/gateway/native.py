@@ -11,31 +11,61 @@ from typing import Any
 
 import msgspec
 
-from catalog.ground.errors import UpstreamFailed
+from catalog.ground.errors import TokenMartError, UpstreamFailed
+from catalog.ground.rendering import anthropic_object
 from marketplace.gateway.sse import Events
 from marketplace.gateway.usage import NOTHING, Found
+from serving.translation.events import event as named_event
 
 _ENDS = {
     "/v1/responses": (b"response.completed", b"response.incomplete"),
     "/v1/messages": (b"message_stop",),
 }
 _FAILS = {"/v1/responses": (b"response.failed", b"error"), "/v1/messages": (b"error",)}
+_TELLS_ALL = {
+    "/v1/responses": _ENDS["/v1/responses"],
+    "/v1/messages": (b"message_delta",),
+}
+"""Whose usage is the call's. `message_start` tells the input, and of the output only its beginning."""
 _USAGE = b'"usage"'
 
 
 class NativeStream:
     """One stream of named events. Usage may come in parts: what comes later adds to it or replaces it."""
 
-    __slots__ = ("_ends", "_events", "_fails", "_kept", "_made", "_usage", "done", "failed")
+    __slots__ = (
+        "_count",
+        "_ends",
+        "_events",
+        "_fails",
+        "_generation_id",
+        "_kept",
+        "_made",
+        "_path",
+        "_tells_all",
+        "_told_all",
+        "_usage",
+        "done",
+        "failed",
+    )
 
     def __init__(self, path: str) -> None:
+        self._path = path
+        self._generation_id = ""
+        self._count = 0
         self._ends, self._fails = _ENDS[path], _FAILS[path]
+        self._tells_all = _TELLS_ALL[path]
+        self._told_all = False
         self._events = Events()
         self._kept = b""
         self._made: list[bytes] = []
         self._usage: dict[str, Any] = {}
         self.done = False
         self.failed = False
+
+    def begin(self, generation_id: str, created_s: int) -> None:
+        """Take note whose answer it is."""
+        self._generation_id = generation_id
 
     def feed(self, piece: bytes) -> bytes:
         """Return the events that may be sent on now."""
@@ -47,7 +77,8 @@ class NativeStream:
                 break
             if _USAGE in event:
                 self._read(event)
-            elif not self._usage:
+                self._told_all = self._told_all or name in self._tells_all
+            else:
                 self._made.append(event)
             if name in self._ends:
                 self.done = True
@@ -55,6 +86,7 @@ class NativeStream:
                 self._kept += event + b"\n\n"
             else:
                 told.append(event + b"\n\n")
+        self._count += len(told)
         return b"".join(told)
 
     def _read(self, event: bytes) -> None:
@@ -71,23 +103,25 @@ class NativeStream:
                 self._usage.update({k: v for k, v in usage.items() if v is not None})
 
     def usage(self) -> Found:
-        """Return what was used so far."""
-        if not self._usage:
+        """Return what was used, once the engine has told all of it."""
+        if not self._told_all or not self._usage:
             return NOTHING
         return self._usage, json.dumps(self._usage, separators=(",", ":"))
 
     def produced(self) -> bytes:
-        """Return the events that came, where no usage did."""
+        """Return the events that came, for a stream that ended before its usage."""
         return b"\n\n".join(self._made)
 
     def last(self, cost_u: int | None) -> bytes:
         """Return what ends the stream. These shapes end on their own last event, without a comment."""
         return self._kept
 
-
-def native_streaming(path: str) -> NativeStream:
-    """Return the reader for a path's own events."""
-    return NativeStream(path)
+    def fail(self, error: TokenMartError) -> bytes:
+        """Return the event of a stream that breaks off."""
+        if self._path == "/v1/messages":
+            return named_event(anthropic_object(error, self._generation_id))
+        ours = {"type": "error", "code": error.code, "message": str(error), "param": error.param}
+        return named_event(ours | {"sequence_number": self._count})
 
 
 def _name(event: bytes) -> bytes:

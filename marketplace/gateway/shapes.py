@@ -21,7 +21,7 @@ from catalog.ground.clock import SECOND_US
 from catalog.ground.errors import BadRequest, TokenMartError, UpstreamFailed
 from catalog.ground.rendering import RenderedError, render_anthropic, render_openai
 from marketplace.gateway.money import Call
-from marketplace.gateway.native import native_streaming
+from marketplace.gateway.native import NativeStream
 from marketplace.gateway.records import EndpointRecord
 from marketplace.gateway.request import Envelope, Fields, parse, rewrite
 from marketplace.gateway.sse import DONE, Events, StreamReader
@@ -69,7 +69,9 @@ class Talk:
 
     __slots__ = (
         "_native",
+        "_native_stream",
         "_translation",
+        "_untranslatable",
         "affinity",
         "body",
         "envelope",
@@ -86,7 +88,9 @@ class Talk:
         self.envelope, self.fields = parse(body)
         self.has_output = path not in _NO_OUTPUT
         self._native: tuple[Envelope, Fields] | None = None
+        self._native_stream: NativeStream | None = None
         self._translation: Translation | None = None
+        self._untranslatable: BadRequest | None = None
         if path in TRANSLATIONS:
             self._translate()
         self.wish: Wish | None = None
@@ -101,7 +105,11 @@ class Talk:
         What the translation cannot express is only refused when such an engine gets it.
         """
         self._native = self.envelope, self.fields
-        translation = TRANSLATIONS[self.path](_decode(self.body))
+        try:
+            translation = TRANSLATIONS[self.path](_decode(self.body))
+        except BadRequest as error:
+            self._untranslatable = error
+            return
         chat = _encode(translation.chat_request())
         ours = {k: v for k, v in self.fields.items() if k in ("models", "route", "provider")}
         self.envelope, self.fields = parse(_encode({**_decode(chat), **ours}) if ours else chat)
@@ -110,22 +118,28 @@ class Talk:
     def route_by(self, org_id: str, endpoints: tuple[EndpointRecord, ...]) -> None:
         """Work out what the router needs; for a single endpoint that is nothing."""
         if len(endpoints) > 1:
-            hint = self.envelope.prompt_cache_key or ""
+            written = self.envelope if self._native is None else self._native[0]
+            hint = written.prompt_cache_key or ""
             self.affinity = affinity_key(org_id, self.body, hint)
         if self.wish is not None or any(e.supports is not None for e in endpoints):
             self.wanted = frozenset(name for name, raw in self.fields.items() if raw != b"null")
 
     def speaks(self, endpoint: EndpointRecord) -> bool:
         """Return whether the engine answers in the client's shape by itself."""
-        return self._translation is None or _SPEAKS[self.path] in endpoint.speaks
+        return self._native is None or _SPEAKS[self.path] in endpoint.speaks
 
     def request_for(self, endpoint: EndpointRecord, call: Call) -> tuple[str, bytes]:
-        """Return the path and the body that the engine gets."""
+        """Return the path and the body that the engine gets.
+
+        `BadRequest` when it speaks chat completions only and these cannot express the request.
+        """
         changes: dict[str, Any] = {"model": endpoint.model}
         if self._native is not None and self.speaks(endpoint):
             for name in _LIMITS[self.path]:
                 changes[name] = call.max_tokens
             return self.path, rewrite(self._native[1], changes)
+        if self._untranslatable is not None:
+            raise self._untranslatable
         path = CHAT if self._translation is not None else self.path
         if self.has_output:
             if self.envelope.asked_max_tokens != call.max_tokens:
@@ -144,10 +158,12 @@ class Talk:
 
     def streaming(self, endpoint: EndpointRecord) -> Streaming:
         """Return what reads the engine's stream."""
-        if self._translation is None:
+        if self._native is None:
             return _Passing(self.envelope.wants_usage)
-        if self.speaks(endpoint):
-            return native_streaming(self.path)
+        self._native_stream = NativeStream(self.path) if self.speaks(endpoint) else None
+        if self._native_stream is not None:
+            return self._native_stream
+        assert self._translation is not None  # or `request_for` has refused
         return _Translating(self._translation)
 
     def answer(self, body: bytes, call: Call) -> bytes:
@@ -161,12 +177,14 @@ class Talk:
         return _encode(self._translation.answer(chat, call.id, call.started_at_us // SECOND_US))
 
     def begins(self, streaming: Streaming, call: Call) -> None:
-        """Tell a translated stream whose answer it is."""
-        if isinstance(streaming, _Translating):
+        """Tell a stream of named events whose answer it is."""
+        if isinstance(streaming, _Translating | NativeStream):
             streaming.begin(call.id, call.started_at_us // SECOND_US)
 
     def stream_error(self, error: TokenMartError) -> bytes:
         """Return the event that tells of a failure in the middle of a stream."""
+        if self._native_stream is not None:
+            return self._native_stream.fail(error)
         if self._translation is not None:
             return self._translation.fail(error)
         return b"data: " + render_openai(error).body + b"\n\n"

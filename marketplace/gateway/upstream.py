@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -76,14 +77,14 @@ class Upstream:
             raise refusal(answer)
         return answer
 
-    async def _plain(
+    def _plain(
         self,
         endpoint: EndpointRecord,
         path: str,
         body: bytes,
         generation_id: str,
         flight: Flight,
-    ) -> Answer:
+    ) -> Awaitable[Answer]:
         head = self._heads.get((endpoint, path))
         if head is None:
             head = self._heads[(endpoint, path)] = _head(endpoint, path)
@@ -97,7 +98,7 @@ class Upstream:
             generation_id.encode(),
             len(body),
         )
-        return await pool.request(head + framing + body, flight)
+        return pool.request(b"".join((head, framing, body)), flight)
 
     async def _tls(
         self,

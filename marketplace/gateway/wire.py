@@ -220,20 +220,23 @@ class Pool:
         whatever the flight was cut off with.
         """
         flight = flight or Flight()
+        if flight.error is not None:
+            raise flight.error
         while self._idle:
             connection = self._idle.pop()
             if connection.closed:
                 continue
             try:
-                return await self._answer(connection, request, flight)
+                return await connection.send(request, flight)
             except WireError as error:
                 if error.reached:
                     raise
-        return await self._answer(await self._connect(), request, flight)
-
-    async def _answer(self, connection: Connection, request: bytes, flight: Flight) -> Answer:
-        if flight.error is not None:
-            connection.discard()
+            except asyncio.CancelledError:
+                connection.discard()
+                raise
+        connection = await self._connect()
+        if flight.error is not None:  # the client left while we were connecting
+            self.release(connection)
             raise flight.error
         try:
             return await connection.send(request, flight)
