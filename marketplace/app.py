@@ -48,14 +48,17 @@ from marketplace.housekeeping import keep_house
 from marketplace.ledger.accounts import account_id
 from marketplace.ledger.chart import CLEARING, FEE, FREE_COST, OVERRUN, ROUNDING
 from marketplace.ledger.writer import LedgerWriter
+from marketplace.members.endpoints import members_router
 from marketplace.members.identify import identify_by
 from marketplace.members.organisations import organisation
 from marketplace.members.standing import Verified
 from marketplace.migrations.migrate import migrate
 from marketplace.payouts.endpoints import payouts_router
 from marketplace.prices.service import price_at
+from marketplace.reports.endpoints import reports_router
 from marketplace.settings import Settings
 from marketplace.vouchers.endpoints import vouchers_router
+from marketplace.vouchers.knowledge import kind_of_entry
 
 
 class Desk:
@@ -173,7 +176,9 @@ def _web(market: Marketplace) -> FastAPI:
         )
     )
     web.include_router(vouchers_router(database))
+    web.include_router(members_router(database, kind_of_entry))
     web.include_router(payouts_router(database))
+    web.include_router(reports_router(database))
     web.include_router(releases_router(market.hub))
     web.include_router(hub_router(market.hub))
     web.add_exception_handler(TokenMartError, _render)
