@@ -225,7 +225,7 @@ MUTANTS = (
     Mutant(
         "the caller's own part is not held",
         "marketplace/gateway/money.py",
-        "        if plan.wallet_hold_u and plan.wallet_account_id is not None:\n            legs.append",
+        "        if wallet_u and plan.wallet_account_id is not None:\n            legs.append",
         "        if False and plan.wallet_account_id is not None:\n            legs.append",
         MACHINE,
     ),
