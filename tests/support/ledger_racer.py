@@ -75,7 +75,7 @@ class Racer:
         steps = often * 6 + [self.claim, self.top_up] * 4
         steps += [self.sweep, self.lapse, self.jobs, self.pay] * 2
         while time.monotonic() < until:
-            step = self.call if self.random.random() < 0.8 else self.random.choice(steps)
+            step = self.call if self.random.random() < 0.7 else self.random.choice(steps)
             try:
                 if step == self.call:
                     self.call()
@@ -190,8 +190,11 @@ class Racer:
                 col(Claim.state).in_(("draft", "submitted", "audited"))
             )
             found = session.exec(query.limit(20)).all()
-            if found:
-                self._decide(session, *self.random.choice(found))
+            # A draft is mostly somebody's who is about to submit it, and seldom a dead process's.
+            ready = [each for each in found if each[1] != "draft"]
+            chosen = ready or (found if self.random.random() < 0.2 else [])
+            if chosen:
+                self._decide(session, *self.random.choice(chosen))
 
     def _decide(self, session: Session, name: str, state: str) -> None:
         if state == "audited":
@@ -210,7 +213,7 @@ class Racer:
 
     def pay(self) -> None:
         """Pay somebody out, in as many transactions as there are steps; some of it comes back."""
-        org = self.economy.org(self.random.choice((*OWNERS, "kin")))
+        org = self.economy.org(self.random.choice((*OWNERS, "maker", "kin")))
         name = f"pay-{ulid()}"
         with self.database.session() as session:
             service.prepare(session, name, org, "ann", now_us())
