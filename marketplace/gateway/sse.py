@@ -13,6 +13,9 @@ from catalog.ground.errors import UpstreamFailed
 DONE = b"data: [DONE]"
 _USAGE = b'"usage":{'
 _SPACED_USAGE = b'"usage": {'
+_LAST_USAGE = b',"usage":{'
+_DATA = b"data: "
+_ERRORS = (b'data: {"error"', b'data:{"error"')
 _FLAT = re.compile(rb"(?:[^{}]|\{[^{}]*\})*")
 _NO_CHOICES = (b'"choices":[]', b'"choices": []')
 _LARGEST_EVENT = 16 * 1024 * 1024
@@ -74,26 +77,43 @@ class StreamReader:
         return b"".join([self._event(event) for event in events])
 
     def _event(self, event: bytes) -> bytes:
-        if not event.startswith(b"data:"):
-            return event + b"\n\n" if event else b""
-        if event.startswith(DONE):
-            self.done = True
-            return b""
-        if event.startswith((b'data: {"error"', b'data:{"error"')):
-            self.failed = event
-            return b""
+        # What every token of an engine that counts along looks like: usage last, and nothing inside it.
+        at = event.rfind(_LAST_USAGE)
+        if (
+            at > 0
+            and event.find(b"}", at) == len(event) - 2
+            and event.endswith(b"}}")
+            and event.startswith(_DATA)
+            and not event.startswith(_ERRORS)
+        ):
+            return self._counted(event, event[:at] + b"}\n\n")
+        return self._any(event)
+
+    def _counted(self, event: bytes, forward: bytes) -> bytes:
         self.events += 1
-        if _USAGE not in event and _SPACED_USAGE not in event:
-            if self.usage is None:
-                self.made.append(event)
-            return event + b"\n\n"
         if self.usage is None:
             self.made.clear()
         self.usage = event
         if _NO_CHOICES[0] in event or _NO_CHOICES[1] in event:
             self.usage_chunk = event
             return b""
-        return without_usage(event) + b"\n\n"
+        return forward
+
+    def _any(self, event: bytes) -> bytes:
+        if not event.startswith(b"data:"):
+            return event + b"\n\n" if event else b""
+        if event.startswith(DONE):
+            self.done = True
+            return b""
+        if event.startswith(_ERRORS):
+            self.failed = event
+            return b""
+        if _USAGE in event or _SPACED_USAGE in event:
+            return self._counted(event, without_usage(event) + b"\n\n")
+        self.events += 1
+        if self.usage is None:
+            self.made.append(event)
+        return event + b"\n\n"
 
 
 def without_usage(event: bytes) -> bytes:

@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,3 +60,21 @@ def test_only_a_trailing_usage_is_cut() -> None:
     inside = b'data: {"choices":[],"usage":{"a":1},"x":{"y":1}}'
     assert without_usage(inside) == inside
     assert without_usage(b'data: {"x":1,"usage":{"a":{"b":2}}}') == b'data: {"x":1}'
+
+
+@pytest.mark.parametrize(
+    ("event", "forwarded"),
+    [
+        (b'data: {"choices":[1],"usage":{"a":1}}', b'data: {"choices":[1]}'),
+        (b'data: {"choices":[1],"usage":{"a":{"b":1}}}', b'data: {"choices":[1]}'),
+        (b'data: {"usage":{"a":1},"choices":[1]}', b'data: {"usage":{"a":1},"choices":[1]}'),
+        (b'data: {"x":{"y":1,"usage":{"a":1}}}', b'data: {"x":{"y":1,"usage":{"a":1}}}'),
+        (
+            b'data: {"x":{"y":1,"usage":{"a":1}},"z":{}}',
+            b'data: {"x":{"y":1,"usage":{"a":1}},"z":{}}',
+        ),
+    ],
+)
+def test_what_is_left_of_an_event_is_json(event: bytes, forwarded: bytes) -> None:
+    assert StreamReader().feed(event + b"\n\n") == forwarded + b"\n\n"
+    json.loads(forwarded[6:])
