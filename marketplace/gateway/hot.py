@@ -172,7 +172,7 @@ class Hot:
                 input_tokens, max_tokens = await self._exactly(
                     generation_id, record, talk, asked, usual
                 )
-        choices = talk.envelope.n or 1
+        choices = talk.choices
         most = input_tokens + max_tokens * choices
         ticket = self._limits.enter(self._quotas.of(key, record), most, self.clock())
         try:

@@ -30,6 +30,7 @@ from serving.routing import Wish, affinity_key, parse_wish
 from serving.translation import TRANSLATIONS, Translation
 
 CHAT = "/v1/chat/completions"
+_COMPLETIONS = "/v1/completions"
 _NO_OUTPUT = frozenset({"/v1/embeddings", "/v1/moderations"})
 _SPEAKS = {"/v1/responses": "responses", "/v1/messages": "messages"}
 _LIMITS = {"/v1/responses": ("max_output_tokens",), "/v1/messages": ("max_tokens",)}
@@ -123,6 +124,22 @@ class Talk:
             self.affinity = affinity_key(org_id, self.body, hint)
         if self.wish is not None or any(e.supports is not None for e in endpoints):
             self.wanted = frozenset(name for name, raw in self.fields.items() if raw != b"null")
+
+    @property
+    def choices(self) -> int:
+        """How many answers there will be: `n` for each prompt of a completion, of `best_of` that are made."""
+        count = self.envelope.n or 1
+        if self.path != _COMPLETIONS:
+            return count
+        if "best_of" in self.fields:
+            most = _decode(self.fields["best_of"])
+            count = max(count, most) if isinstance(most, int) else count
+        prompts = bytes(self.fields.get("prompt", b""))
+        if prompts.startswith(b"["):
+            given = _decode(prompts)
+            # A list of numbers is one prompt: its tokens.
+            count *= len(given) if given and not isinstance(given[0], int) else 1
+        return count
 
     def speaks(self, endpoint: EndpointRecord) -> bool:
         """Return whether the engine answers in the client's shape by itself."""
