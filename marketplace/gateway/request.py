@@ -23,7 +23,8 @@ class StreamOptions(msgspec.Struct):
 class Envelope(msgspec.Struct):
     """The fields that decide routing and price. `max_completion_tokens` is the newer name.
 
-    `models`, `route` and `provider` are the gateway's own (OpenRouter's shape) and go no further.
+    `models`, `route` and `provider` are the gateway's own (OpenRouter's shape) and go no further;
+    `provider` is read from the fields (`shapes`).
     """
 
     model: str | None = None
@@ -35,7 +36,6 @@ class Envelope(msgspec.Struct):
     n: int | None = 1
     models: list[str] | None = None
     route: str | None = None
-    provider: msgspec.Raw | None = None
     prompt_cache_key: str | None = None
 
     @property

@@ -38,7 +38,13 @@ _BOTH = ("max_tokens", "max_completion_tokens")
 """Both names may be there; the engine must see the bound that the hold covers."""
 _OLD = ("max_tokens",)
 _STREAM_OPTIONS = msgspec.Raw(b'{"include_usage":true,"continuous_usage_stats":true}')
+_NULL = b"null"
 _NONE: frozenset[str] = frozenset()
+_UNDERSTOOD = frozenset(
+    {"model", "messages", "prompt", "input", "stream", "stream_options"}
+    | {"max_tokens", "max_completion_tokens", "models", "route", "provider", "prompt_cache_key"}
+)
+"""Fields that the shape itself has, and those that are ours: no engine says that it supports them."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -95,8 +101,9 @@ class Talk:
         if path in TRANSLATIONS:
             self._translate()
         self.wish: Wish | None = None
-        if self.envelope.provider is not None and self.envelope.provider != b"null":
-            self.wish = parse_wish(bytes(self.envelope.provider))
+        provider = bytes(self.fields.get("provider", _NULL))
+        if provider != _NULL:
+            self.wish = parse_wish(provider)
         self.affinity: int | None = None
         self.wanted = _NONE
 
@@ -123,7 +130,8 @@ class Talk:
             hint = written.prompt_cache_key or ""
             self.affinity = affinity_key(org_id, self.body, hint)
         if self.wish is not None or any(e.supports is not None for e in endpoints):
-            self.wanted = frozenset(name for name, raw in self.fields.items() if raw != b"null")
+            named = {name for name, raw in self.fields.items() if bytes(raw) != _NULL}
+            self.wanted = frozenset(named - _UNDERSTOOD)
 
     @property
     def choices(self) -> int:

@@ -23,11 +23,14 @@ from catalog.ground.errors import (
 from marketplace.gateway.flight import LARGEST_BODY, Answer, Flight
 from marketplace.gateway.records import EndpointRecord
 from marketplace.gateway.wire import Pool, WireError
+from marketplace.prices.usage import MOST_TOKENS
 
 if TYPE_CHECKING:
     pass
 
 _LARGEST_ERROR = 64 * 1024
+_LONGEST_WORDS = 4_000
+_LONGEST_CODE = 100
 
 
 class Upstream:
@@ -125,9 +128,12 @@ class Upstream:
         body = json.dumps(asked, ensure_ascii=False).encode()
         answer = await self.post(endpoint, "/tokenize", body, generation_id)
         try:
-            return int(json.loads(answer.body)["count"])
-        except (ValueError, KeyError, TypeError) as error:
+            count = json.loads(answer.body)["count"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise broken() from error
+        if type(count) is not int or not 0 <= count <= MOST_TOKENS:
+            raise broken()
+        return count
 
 
 def _head(endpoint: EndpointRecord, path: str) -> bytes:
@@ -252,9 +258,9 @@ def refusal(answer: Answer) -> TokenMartError:
     if status in (400, 404, 413, 422):
         kind = NotFound if status == 404 else BadRequest
         return kind(
-            str(told.get("message") or "The engine refused the request."),
-            code=str(told.get("code") or kind.default_code),
-            param=told.get("param") if isinstance(told.get("param"), str) else None,
+            _words(told.get("message")) or "The engine refused the request.",
+            code=_words(told.get("code"))[:_LONGEST_CODE] or kind.default_code,
+            param=_words(told.get("param")) or None,
         )
     if status in (429, 503):
         wait_s = _seconds(answer.headers.get(b"retry-after", b"2").decode("latin-1"))
@@ -267,16 +273,28 @@ def refusal(answer: Answer) -> TokenMartError:
     if status == 504:
         return UpstreamTimeout("The engine took too long; nothing was charged.")
     return UpstreamFailed(
-        f"The engine failed with status {status}; nothing was charged.", remedy="Try again."
+        f"The engine failed with status {status}; nothing was charged.",
+        remedy="Try again.",
+        details={"status": status},
     )
 
 
 def _told(body: bytes) -> dict[str, Any]:
     try:
         error = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
-    return error if isinstance(error, dict) else {"message": str(error)}
+    return error if isinstance(error, dict) else {"message": error}
+
+
+def _words(value: object) -> str:
+    """Return an engine's text, cut to a length that may be passed on; '' for what is no text."""
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str):
+        return ""
+    # JSON can spell halves of characters (lone surrogates), which no answer can carry.
+    return value[:_LONGEST_WORDS].encode("utf-8", "replace").decode()
 
 
 def _seconds(retry_after: str) -> float:
