@@ -99,7 +99,8 @@ def _headers(error: TokenMartError, content_type: str) -> dict[str, str]:
 
 
 def _encode(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False).encode()
+    # A caller's JSON can spell lone surrogates, and what an error quotes of it must not fail here.
+    return json.dumps(body, ensure_ascii=False).encode(errors="replace")
 
 
 def render_openai(error: Exception) -> RenderedError:

@@ -7,6 +7,7 @@ durable, as `[DONE]` is of chat chunks.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -28,6 +29,10 @@ _TELLS_ALL = {
 }
 """Whose usage is the call's. `message_start` tells the input, and of the output only its beginning."""
 _USAGE = b'"usage"'
+_DATA = re.compile(rb"^data:(.*)$", re.MULTILINE)
+_NAME = re.compile(rb"^event:(.*)$", re.MULTILINE)
+_MOST_KEPT = 64 * 1024 * 1024
+"""Bytes of a stream that are kept until it ends: what was made, and what may leave only at the end."""
 
 
 class NativeStream:
@@ -42,6 +47,7 @@ class NativeStream:
         "_kept",
         "_made",
         "_path",
+        "_size",
         "_tells_all",
         "_told_all",
         "_usage",
@@ -57,7 +63,8 @@ class NativeStream:
         self._tells_all = _TELLS_ALL[path]
         self._told_all = False
         self._events = Events()
-        self._kept = b""
+        self._kept: list[bytes] = []
+        self._size = 0
         self._made: list[bytes] = []
         self._usage: dict[str, Any] = {}
         self.done = False
@@ -71,6 +78,9 @@ class NativeStream:
         """Return the events that may be sent on now."""
         told = []
         for event in self._events.cut(piece):
+            self._size += len(event)
+            if self._size > _MOST_KEPT:
+                raise UpstreamFailed("The engine sent more than any answer; nothing was charged.")
             name = _name(event)
             if name in self._fails:
                 self.failed = True
@@ -83,17 +93,19 @@ class NativeStream:
             if name in self._ends:
                 self.done = True
             if self.done:
-                self._kept += event + b"\n\n"
+                self._kept.append(event + b"\n\n")
             else:
                 told.append(event + b"\n\n")
         self._count += len(told)
         return b"".join(told)
 
     def _read(self, event: bytes) -> None:
-        start = event.find(b"data:")
+        found = _DATA.search(event)
+        if found is None:
+            return
         try:
-            data = msgspec.json.decode(event[start + 5 :])
-        except (msgspec.MsgspecError, ValueError) as error:
+            data = msgspec.json.decode(found[1])
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise UpstreamFailed("The engine's event is not JSON; nothing was charged.") from error
         if not isinstance(data, dict):
             return
@@ -114,7 +126,7 @@ class NativeStream:
 
     def last(self, cost_u: int | None) -> bytes:
         """Return what ends the stream. These shapes end on their own last event, without a comment."""
-        return self._kept
+        return b"".join(self._kept)
 
     def fail(self, error: TokenMartError) -> bytes:
         """Return the event of a stream that breaks off."""
@@ -127,4 +139,5 @@ class NativeStream:
 def _name(event: bytes) -> bytes:
     if event.startswith(b"event:"):
         return event[6:].partition(b"\n")[0].strip()
-    return b""
+    found = _NAME.search(event)
+    return found[1].strip() if found is not None else b""

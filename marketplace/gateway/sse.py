@@ -11,6 +11,9 @@ import re
 from catalog.ground.errors import UpstreamFailed
 
 DONE = b"data: [DONE]"
+_DONES = (DONE, b"data:[DONE]")
+_DATA_LINE = re.compile(rb"^data:.*$", re.MULTILINE)
+_ERROR_NAME = re.compile(rb"^event: ?error$", re.MULTILINE)
 _USAGE = b'"usage":{'
 _SPACED_USAGE = b'"usage": {'
 _LAST_USAGE = b',"usage":{'
@@ -19,34 +22,45 @@ _ERRORS = (b'data: {"error"', b'data:{"error"')
 _FLAT = re.compile(rb"(?:[^{}]|\{[^{}]*\})*")
 _NO_CHOICES = (b'"choices":[]', b'"choices": []')
 _LARGEST_EVENT = 16 * 1024 * 1024
+_MOST_MADE = 64 * 1024 * 1024
 
 
 class Events:
-    """Cuts whole events out of pieces."""
+    """Cuts whole events out of pieces. Each byte is looked at once, however small the pieces are."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_edge", "_held", "_size")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._edge = b""
+        self._held: list[bytes] = []
+        self._size = 0
 
     def cut(self, piece: bytes) -> list[bytes]:
         """Return the events that are complete now, without the empty line that ends each.
 
         Raises `UpstreamFailed` for an event that does not end.
         """
-        data = self._rest + piece if self._rest else piece
+        data = self._edge + piece if self._edge else piece
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
         end = data.rfind(b"\n\n")
         if end < 0:
-            if len(data) > _LARGEST_EVENT:
+            # Half of an end is two bytes at most: a newline, and a CR whose LF is still to come.
+            self._held.append(data[:-2])
+            self._edge = data[-2:]
+            self._size += len(data) - len(self._edge)
+            if self._size > _LARGEST_EVENT:
                 raise UpstreamFailed(
                     "The engine sent an event without an end; nothing was charged."
                 )
-            self._rest = data
             return []
-        self._rest = data[end + 2 :]
-        return data[:end].split(b"\n\n")
+        self._edge = data[end + 2 :]
+        data = data[:end]
+        if self._held:
+            data = b"".join((*self._held, data))
+            self._held.clear()
+            self._size = 0
+        return data.split(b"\n\n")
 
 
 class StreamReader:
@@ -56,9 +70,21 @@ class StreamReader:
     matters. The usage chunk (no choices) and `[DONE]` are kept back, because they may only leave when
     the settlement is durable. While no usage has been seen, `made` keeps the events, so that they can be
     counted.
+
+    Chat and completion chunks are data and nothing else: what an engine sends beside it in an event (its
+    name, an id) is left out, so that nothing hides from this reader or from who reads after it.
     """
 
-    __slots__ = ("_events", "done", "events", "failed", "made", "usage", "usage_chunk")
+    __slots__ = (
+        "_events",
+        "_made_size",
+        "done",
+        "events",
+        "failed",
+        "made",
+        "usage",
+        "usage_chunk",
+    )
 
     def __init__(self) -> None:
         self._events = Events()
@@ -66,6 +92,7 @@ class StreamReader:
         self.usage_chunk: bytes | None = None
         self.failed: bytes | None = None
         self.made: list[bytes] = []
+        self._made_size = 0
         self.done = False
         self.events = 0
 
@@ -100,9 +127,16 @@ class StreamReader:
         return forward
 
     def _any(self, event: bytes) -> bytes:
-        if not event.startswith(b"data:"):
-            return event + b"\n\n" if event else b""
-        if event.startswith(DONE):
+        if not event.startswith(b"data:") or b"\n" in event:
+            found = _DATA_LINE.search(event)
+            if found is None:
+                event = event.strip(b"\n")
+                return event + b"\n\n" if event else b""
+            if _ERROR_NAME.search(event) is not None:
+                self.failed = event
+                return b""
+            event = found[0]
+        if event.startswith(_DONES):
             self.done = True
             return b""
         if event.startswith(_ERRORS):
@@ -112,8 +146,16 @@ class StreamReader:
             return self._counted(event, without_usage(event) + b"\n\n")
         self.events += 1
         if self.usage is None:
-            self.made.append(event)
+            self._keep(event)
         return event + b"\n\n"
+
+    def _keep(self, event: bytes) -> None:
+        self._made_size += len(event)
+        if self._made_size > _MOST_MADE:
+            raise UpstreamFailed(
+                "The engine sent more than any answer, and no usage; nothing was charged."
+            )
+        self.made.append(event)
 
 
 def without_usage(event: bytes) -> bytes:

@@ -12,6 +12,7 @@ engines that need them.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import cast
 
@@ -19,8 +20,12 @@ import httptools
 
 from marketplace.gateway.flight import LARGEST_BODY, Answer, Flight
 
+log = logging.getLogger(__name__)
+
 _IDLE_KEPT = 64
 """Connections kept open for each engine."""
+_MOST_AROUND = 256 * 1024
+"""Bytes in a row that are no body: heads, interim answers, what frames chunks, trailers."""
 
 
 class WireError(Exception):
@@ -46,6 +51,7 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []
         self._size = 0
+        self._around = 0
         self._paused = False
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -57,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._status, self._headers = 0, {}
         self._parts, self._size, self._push = [], 0, None
+        self._around = 0
         self._flight = flight
         self._done = self.loop.create_future()
         self._heard_at = self.loop.time()
@@ -86,15 +93,35 @@ class Connection(asyncio.Protocol):
         if self._done is None or self._parser is None:
             self._close()  # an answer that nobody asked for
             return
+        self._around += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self.cut_off(WireError(f"not HTTP: {error}", reached=True))
             return
+        except httptools.HttpParserUpgrade:
+            self.cut_off(WireError("the engine changes protocols", reached=True))
+            return
         if self._push is not None and self._parts:
             # What one packet brought goes on in one piece, however the engine has framed it.
             parts, self._parts = self._parts, []
+            self._push_on(parts)
+        if self._around > _MOST_AROUND and self._done is not None:
+            self.cut_off(WireError("the answer's head or trailer does not end", reached=True))
+
+    def _push_on(self, parts: list[bytes]) -> None:
+        assert self._push is not None
+        try:
             self._push(parts[0] if len(parts) == 1 else b"".join(parts))
+        except Exception as error:
+            # Whoever reads the answer could not, and did not say so as an error of ours. The call must
+            # end all the same: nobody else would ever tell it that this answer is over.
+            log.exception("an engine's answer could not be read")
+            self.cut_off(WireError(f"cannot be read: {error!r}", reached=True))
+
+    def on_message_begin(self) -> None:
+        if self._done is None:
+            self._close()  # a second answer behind the one that was asked for
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.lower()] = value
@@ -110,6 +137,7 @@ class Connection(asyncio.Protocol):
             self._push = self._flight.push
 
     def on_body(self, body: bytes) -> None:
+        self._around = 0
         self._parts.append(body)
         if self._push is None:
             self._size += len(body)
@@ -120,24 +148,25 @@ class Connection(asyncio.Protocol):
         assert self._parser is not None
         if self._done is None or self._status == 0:
             return  # an interim answer (1xx) is over; the real one follows
-        reusable = self._parser.should_keep_alive() and not self.closed
+        reusable = self._parser.should_keep_alive()
         self._finish()
-        if reusable:
+        if reusable and not self.closed:
             self._pool.release(self)
         else:
             self._close()
 
     def _finish(self) -> None:
-        done, parts, push = self._done, self._parts, self._push
+        parts, self._parts = self._parts, []
+        if self._push is not None:
+            if parts:
+                # Before the request is let go of: who reads the last piece may still cut the answer off.
+                self._push_on(parts)
+            parts = []
+        done = self._done
         self._land()
-        self._parts = []
         self.resume()
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        if push is not None:
-            if body:
-                push(body)
-            body = b""
         if done is not None and not done.done():
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
             done.set_result(Answer(self._status, self._headers, body))
 
     def eof_received(self) -> None:
@@ -159,7 +188,8 @@ class Connection(asyncio.Protocol):
         if self._status and endless:
             self._finish()
             return
-        self._fail(WireError("the engine closed the connection", reached=bool(self._status)))
+        reached = bool(self._status or self._around)
+        self._fail(WireError("the engine closed the connection", reached=reached))
 
     def _fail(self, error: Exception) -> None:
         done = self._done
