@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import select
 import sys
 import time
@@ -22,6 +23,7 @@ import msgspec
 from psycopg.pq import ExecStatus
 
 from catalog.ground.database import Database
+from catalog.ground.driver import sqlite_path
 
 Call = tuple[str, Any, Any]
 
@@ -29,9 +31,10 @@ Call = tuple[str, Any, Any]
 def play(database: Database, calls: Sequence[Call]) -> tuple[float, float]:
     """Say every statement and read every answer; returns wall and CPU seconds."""
     connection = database.raw_connection()
+    connection.execute("SELECT id FROM ledger_lane").fetchall()  # so that SQLite's log is there
     started, cpu = time.perf_counter(), time.process_time()
     if database.kind == "sqlite":
-        _sqlite(connection, calls)
+        _sqlite(connection, calls, Path(sqlite_path(database.url) + "-wal"))
     else:
         _postgres(connection.pgconn, calls)
     took = time.perf_counter() - started, time.process_time() - cpu
@@ -39,12 +42,15 @@ def play(database: Database, calls: Sequence[Call]) -> tuple[float, float]:
     return took
 
 
-def _sqlite(connection: Any, calls: Sequence[Call]) -> None:
-    for method, sql, values in calls:
-        if method == "executemany":
-            connection.executemany(sql, values)
-        else:
-            connection.execute(sql, values).fetchall()
+def _sqlite(connection: Any, calls: Sequence[Call], path: Path) -> None:
+    with path.open("rb") as log:
+        for method, sql, values in calls:
+            if method == "fdatasync":
+                os.fdatasync(log.fileno())
+            elif method == "executemany":
+                connection.executemany(sql, values)
+            else:
+                connection.execute(sql, values).fetchall()
 
 
 def _postgres(pgconn: Any, calls: Sequence[Call]) -> None:

@@ -64,6 +64,8 @@ class SqliteDialect:
         """The log's file descriptor, once it is ours to sync."""
         self._execute = connection.execute
         self._executemany = connection.executemany
+        # A connection may bring its own, which is how a trace hears of it.
+        self._fdatasync = getattr(connection, "fdatasync", os.fdatasync)
 
     def begin(self) -> None:
         if not self._ours:
@@ -85,7 +87,7 @@ class SqliteDialect:
             if self._log is None:
                 # It is there by now, and the same file for as long as anybody is connected.
                 self._log = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
-            os.fdatasync(self._log)
+            self._fdatasync(self._log)
 
     def close(self) -> None:
         self._connection.close()

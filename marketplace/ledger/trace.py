@@ -6,6 +6,7 @@ transactions, and nothing else. Recording costs one list append a statement.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from catalog.ground.database import Database
 from catalog.ground.driver import configure_sqlite, sqlite_path
 
 Call = tuple[str, Any, Any]
-"""`("execute" | "executemany", sql, values)` to SQLite; `("prepare", name, sql)`, `("prepared", name,
-values)` and `("sync", None, None)` (send, and wait for all answers) to PostgreSQL."""
+"""`("execute" | "executemany", sql, values)` to SQLite, `("fdatasync", None, None)` to its write-ahead log;
+`("prepare", name, sql)`, `("prepared", name, values)` and `("sync", None, None)` (send, and wait for all
+answers) to PostgreSQL."""
 
 
 class _Sqlite(sqlite3.Connection):
@@ -31,6 +33,10 @@ class _Sqlite(sqlite3.Connection):
     def executemany(self, sql: str, values: Any, /) -> sqlite3.Cursor:
         self.calls.append(("executemany", sql, values))
         return super().executemany(sql, values)
+
+    def fdatasync(self, log: int) -> None:
+        self.calls.append(("fdatasync", None, None))
+        os.fdatasync(log)
 
 
 class TracedDatabase(Database):
