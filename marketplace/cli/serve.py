@@ -26,6 +26,21 @@ def onnx(context: typer.Context) -> None:
     raise typer.Exit(main(context.args))
 
 
+@app.command(
+    "litellm",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+)
+def litellm(context: typer.Context) -> None:
+    """Serve models of outside providers (`serve litellm --help` lists the options)."""
+    from serving.litellm_adapter.launch import main
+
+    raise typer.Exit(main(context.args))
+
+
 @app.command("gateway")
 def gateway(
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,

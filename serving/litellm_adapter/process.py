@@ -1,0 +1,114 @@
+"""The process around the adapter: its socket, the ready line, signals, an orderly end.
+
+SIGTERM (or SIGINT) drains: new calls get 503 and `/health` says so, open answers may finish for `drain_s`
+seconds; the exit code is 0 either way. A second signal ends the wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from catalog.ground.errors import Conflict, Unavailable
+from serving.litellm_adapter.endpoints import Adapter, build
+from serving.litellm_adapter.options import Options
+
+KEEP_ALIVE_S = 75
+LAST_WORDS_S = 2
+_PR_SET_PDEATHSIG = 1
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: draining is ours to order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def open_socket(options: Options) -> socket.socket:
+    """Bind what the options name; `Conflict` when somebody is there already."""
+    listener = socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((options.host, options.port))
+    except OSError as error:
+        listener.close()
+        raise Conflict(
+            f"Cannot listen on {options.host}:{options.port}: {error.strerror}.",
+            code="address_taken",
+        ) from None
+    return listener
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends (Linux only)."""
+    parent = os.getppid()
+    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0 or os.getppid() != parent:
+        raise Unavailable("The parent process is already gone.", code="parent_gone")
+
+
+async def serve(options: Options, adapter: Adapter, listener: socket.socket) -> None:
+    """Answer until a signal comes, then drain. Prints the ready line on stdout."""
+    config = uvicorn.Config(
+        build(adapter),
+        loop="none",
+        lifespan="off",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=LAST_WORDS_S,
+    )
+    server = _Server(config)
+    signals = _watch_signals()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.005)
+    if serving.done():
+        serving.result()
+        return
+    print(_ready_line(adapter, listener), flush=True)
+    ended = asyncio.create_task(signals.get())
+    await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
+    adapter.draining = True
+    await _drain(options, adapter, signals)
+    server.should_exit = True
+    await serving
+
+
+def _ready_line(adapter: Adapter, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    told = {"ready": True, "url": url, "models": list(adapter.config.models), "pid": os.getpid()}
+    return json.dumps(told, ensure_ascii=False)
+
+
+def _watch_signals() -> asyncio.Queue[int]:
+    seen: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, seen.put_nowait, number)
+    return seen
+
+
+async def _drain(options: Options, adapter: Adapter, signals: asyncio.Queue[int]) -> None:
+    """Wait until no answer is open, the time is over, or a second signal comes."""
+
+    async def empty() -> None:
+        while adapter.open:
+            await asyncio.sleep(0.02)
+
+    waits = {asyncio.create_task(empty()), asyncio.create_task(signals.get())}
+    await asyncio.wait(waits, timeout=options.drain_s, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
