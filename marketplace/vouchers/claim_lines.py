@@ -40,7 +40,8 @@ def lines_sha256(found: Iterable[ClaimLine]) -> str:
 def unclaimed(session: Session, made: Programme, funder_id: str, period: Period) -> list[Item]:
     """Return the funder's items without a live line. The last claim's period is looked through again.
 
-    What waits for more days of use (see `claim_rules`) is left for a later claim.
+    What waits for more days of use (see `claim_rules`) is left for a later claim, and so is what was given
+    back of a leg that an auditor has not decided yet: it shares that leg's fate.
     """
     programme_id, sealed = made.id, load(made.rules)
     last_us = session.exec(
@@ -72,12 +73,22 @@ def unclaimed(session: Session, made: Programme, funder_id: str, period: Period)
         *refund_items(session, programme_id, period.until_us),
     ]
     later = waiting(session, programme_id, sealed, items, period.until_us)
+    undecided = set(
+        session.exec(
+            select(ClaimLine.event_id, ClaimLine.leg).where(
+                ClaimLine.funder_id == funder_id,
+                ClaimLine.state == PENDING,
+                ClaimLine.refund_id == "",
+            )
+        )
+    )
     return [
         item
         for item in items
         if item.funder_id == funder_id
         and item.org_id not in later
         and (item.event_id, item.leg, item.refund_id) not in live
+        and not (item.refund_id and (item.event_id, item.leg) in undecided)
     ]
 
 
