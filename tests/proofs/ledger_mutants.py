@@ -475,6 +475,13 @@ MUTANTS = (
         WALK,
     ),
     Mutant(
+        "a funder gets back what it has not paid",
+        "marketplace/vouchers/claim_lines.py",
+        "        and not (item.refund_id and (item.event_id, item.leg) in undecided)\n",
+        "",
+        ("tests/marketplace/vouchers/test_refund_under_audit.py", *WALK),
+    ),
+    Mutant(
         "claims forget refunds of calls that were archived",
         "marketplace/vouchers/claimable.py",
         "        return Priced(row.covered_u, row.covered_u - row.owner_u), 0\n",
