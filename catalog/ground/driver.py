@@ -17,7 +17,7 @@ SQLITE_PRAGMAS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
     "PRAGMA busy_timeout = 30000",
-    "PRAGMA cache_size = -65536",
+    "PRAGMA cache_size = -16384",
 )
 
 
@@ -46,9 +46,6 @@ def connect(url: str) -> Any:
     if kind == "sqlite":
         connection = sqlite3.connect(sqlite_path(url), check_same_thread=False)
         configure_sqlite(connection)
-        # Who connects like this writes at the end of its tables and reads little; a worker of the
-        # gateway is to stay under 60 MB.
-        connection.execute("PRAGMA cache_size = -12288")
         return connection
     if kind == "postgresql":
         import psycopg

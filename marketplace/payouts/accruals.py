@@ -96,16 +96,37 @@ def waits_for_funder(rules: ProgrammeRules | None) -> bool:
     )
 
 
-def accrue(session: Session, at_us: int) -> int:
+class Day(NamedTuple):
+    """What one Beijing day's calls earned, by the organisation of their listing's owner."""
+
+    earned: Mapping[str, Earned]
+    calls: int
+
+
+def finished_days(session: Session, at_us: int) -> dict[str, Day]:
+    """Return what every finished day earned that has not been added up yet.
+
+    It reads each call of the day, and on SQLite nobody else writes during a transaction that writes; so
+    do this in a session that only reads, and hand the result to `accrue`. The calls of a day that ended
+    an hour ago are all booked.
+    """
+    terms = Terms(session)
+    days = _days(session, at_us)
+    return {day: _earned(session, terms, from_us, until_us) for day, from_us, until_us in days}
+
+
+def accrue(session: Session, at_us: int, added_up: Mapping[str, Day] | None = None) -> int:
     """Add up every finished day, settled claim, refund and refusal not yet accrued; returns how many rows.
 
-    Running it again adds nothing.
+    `added_up` are days that `finished_days` has read already. Running it again adds nothing.
     """
     take_control(session)
     before = _count(session)
     terms = Terms(session)
+    known = added_up or {}
     for day, from_us, until_us in _days(session, at_us):
-        _accrue_day(session, terms, day, from_us, until_us)
+        found = known.get(day) or _earned(session, terms, from_us, until_us)
+        _accrue_day(session, found, day, until_us)
     _accrue_settled(session, terms, at_us)
     _accrue_refused(session, terms, at_us)
     _accrue_clawbacks(session, terms)
@@ -175,7 +196,7 @@ def _midnight(day: datetime) -> int:
     return from_datetime(day.replace(hour=0, minute=0, second=0, microsecond=0))
 
 
-def _accrue_day(session: Session, terms: Terms, day: str, from_us: int, until_us: int) -> None:
+def _earned(session: Session, terms: Terms, from_us: int, until_us: int) -> Day:
     clearing = account_id(session, CLEARING)
     earned: dict[str, Earned] = defaultdict(Earned)
     page: list[UsageEvent] = []
@@ -203,11 +224,15 @@ def _accrue_day(session: Session, terms: Terms, day: str, from_us: int, until_us
             add_up()
             page.clear()
     add_up()
-    for org_id, sums in earned.items():
+    return Day(earned, calls)
+
+
+def _accrue_day(session: Session, found: Day, day: str, until_us: int) -> None:
+    for org_id, sums in found.earned.items():
         if not any(sums):
             continue  # a reimbursed invoice: what its provider got never came through here
         add(session, org_id, "usage", day, sums, until_us - 1, until_us + MATURITY_US)
-    session.add(AccruedDay(day=day, until_us=until_us, calls=calls))
+    session.add(AccruedDay(day=day, until_us=until_us, calls=found.calls))
     session.flush()
 
 
