@@ -1,10 +1,11 @@
 """How fast the ledger holds and settles, beside the bare driver saying the same (`make bench-ledger`).
 
 Every settlement is on disk before it is answered; transactions of holds alone do not wait for it (decision
-7), in the replay neither. In each round every arm runs once, the ledger and right after it the ceiling: the statements that this very run sent,
-replayed on a fresh copy (`benchmarks.ledger_raw`). A ratio is the median over rounds of the ledger's
-throughput over the ceiling's. `after_1m_events` is the throughput on a ledger with a million past calls
-over that on an empty one. The ledger runs as a process: benchmarks do not import the marketplace.
+7), in the replay neither. In each round every arm runs once, the ledger and right after it the ceiling: the
+statements that this very run sent, replayed on a fresh copy (`benchmarks.ledger_raw`). A ratio is the median
+over rounds of the ledger's throughput over the ceiling's. `after_1m_events` is the throughput on a ledger
+with a million past calls over that on an empty one. The ledger runs as a process: benchmarks do not import
+the marketplace.
 """
 
 from __future__ import annotations

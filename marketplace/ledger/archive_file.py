@@ -2,6 +2,8 @@
 
 {"format": "tokenmart-ledger-archive/1", "before_us": …}
 [lane, n, first_seq, last_seq, sha256, [transfer, …], [event, …]]
+
+The two lists are, byte for byte, what the chain covers (see `chain`).
 """
 
 from __future__ import annotations
