@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DataError
 from sqlmodel import Session
 
 from catalog.ground.driver import configure_sqlite, connect
@@ -29,6 +30,24 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 def _begin_immediate(connection: Any) -> None:
     readonly = connection.get_execution_options().get("readonly", False)
     connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _storable() -> Iterator[None]:
+    """Say what is wrong with a value that came from outside and went into a statement as it was.
+
+    PostgreSQL has no NUL in texts, neither database has integers beyond 64 bits or lone surrogates. Every
+    place that takes a text or a number would otherwise have to know that.
+    """
+    try:
+        yield
+    except (DataError, OverflowError, UnicodeEncodeError) as error:
+        raise BadRequest(
+            "The request has a value that cannot be kept or looked for.",
+            code="value_out_of_range",
+            rule="database.values",
+            remedy="Leave out NUL characters and halves of characters; integers have 64 bits.",
+        ) from error
 
 
 class Database:
@@ -56,15 +75,21 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Yield a session that may write; leaving the block commits, an error rolls back."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        """Yield a session that may write; leaving the block commits, an error rolls back.
+
+        `BadRequest` for a value that no column can hold.
+        """
+        with _storable(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Yield a session that reads one consistent state and never waits for a writer."""
+        """Yield a session that reads one consistent state and never waits for a writer.
+
+        `BadRequest` for a value that no column can hold.
+        """
         engine = self.engine.execution_options(readonly=True)
-        with Session(engine, expire_on_commit=False) as session:
+        with _storable(), Session(engine, expire_on_commit=False) as session:
             yield session
             session.expunge_all()  # what was read stays readable after the block
             session.rollback()

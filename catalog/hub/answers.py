@@ -27,8 +27,9 @@ _CODES = {
 
 
 def header_text(text: str) -> str:
-    """Return a text that fits a header: latin-1, one line."""
-    plain = " ".join(text.split())
+    """Return a text that fits a header: latin-1, one line, without control characters."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    plain = " ".join(plain.split())
     return plain.encode("latin-1", "backslashreplace").decode("latin-1")
 
 

@@ -88,17 +88,25 @@ def produced_text(made: bytes) -> str:
             continue
         try:
             texts += _texts(msgspec.json.decode(data))
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
     return "".join(texts)
 
 
-def _texts(value: Any, name: str = "") -> list[str]:
-    """Return the strings under the names that carry text, in order."""
-    if isinstance(value, str):
-        return [value] if name in _TEXTS else []
-    if isinstance(value, dict):
-        return [text for key, item in value.items() for text in _texts(item, key)]
-    if isinstance(value, list):
-        return [text for item in value for text in _texts(item, name)]
-    return []
+def _texts(document: Any) -> list[str]:
+    """Return the strings under the names that carry text, in order.
+
+    Without recursion, because a caller or an engine decides how deep a document is.
+    """
+    texts: list[str] = []
+    waiting: list[tuple[Any, str]] = [(document, "")]
+    while waiting:
+        value, name = waiting.pop()
+        if isinstance(value, str):
+            if name in _TEXTS:
+                texts.append(value)
+        elif isinstance(value, dict):
+            waiting += [(item, key) for key, item in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += [(item, name) for item in reversed(value)]
+    return texts

@@ -44,7 +44,7 @@ Headers = list[tuple[bytes, bytes]]
 class Request:
     """One whole request. Header names are lower case; of a repeated header the last one counts."""
 
-    __slots__ = ("body", "client", "headers", "keep_alive", "path", "refusal")
+    __slots__ = ("body", "chunked", "client", "headers", "keep_alive", "path", "refusal")
 
     def __init__(self, path: str, headers: dict[bytes, bytes], client: str) -> None:
         self.path = path
@@ -52,6 +52,7 @@ class Request:
         self.client = client
         self.body = b""
         self.keep_alive = True
+        self.chunked = True
         self.refusal: TokenMartError | None = None
 
 
@@ -107,8 +108,12 @@ class Connection(asyncio.Protocol):
     """One client. Requests are answered one after another, in the order in which they came.
 
     `on_gone` is called once when the client goes away during a request, `on_slow(True)` when it stops
-    reading and `on_slow(False)` when it reads on; whoever serves the request sets them.
+    reading and `on_slow(False)` when it reads on; whoever serves the request sets them. `call` and `trace`
+    are what the request has become, for whoever wants to know at its end.
     """
+
+    call: Any = None
+    trace: Any = None
 
     def __init__(self, door: Door, read: bytes) -> None:
         self._door = door
@@ -127,6 +132,7 @@ class Connection(asyncio.Protocol):
         self._close_after = False
         self._discard = False
         self._chunked = True
+        self._streaming = False
         self._heard_at = door.loop.time()
         self._stalled_at = 0.0
         self._peer = ""
@@ -172,8 +178,11 @@ class Connection(asyncio.Protocol):
         if self._reading is None and not self._in_head:
             if self._unclear:
                 data, self._unclear = self._unclear + data, b""
+            # Some clients send an empty line behind a body; it is no request (RFC 9112, section 2.2).
+            data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data
+            if not data:
+                return
             if not self._waiting and self._task is None:
-                data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data
                 mine = is_call(data)
                 if mine is None:
                     self._unclear = data
@@ -212,6 +221,7 @@ class Connection(asyncio.Protocol):
         path = _PATHS.get(self._target.partition(b"?")[0], "")
         headers = self._headers
         request = Request(path, headers, self._client(headers))
+        request.chunked = self._parser.get_http_version() != "1.0"
         self._reading = request
         if not path or self._parser.get_method() != b"POST":
             # Sent ahead of its turn, behind a call: closing makes the client ask again on a connection
@@ -283,7 +293,7 @@ class Connection(asyncio.Protocol):
     def _start(self, request: Request) -> None:
         if not request.keep_alive or self._door.closing:
             self._close_after = True
-        self._chunked = self._parser.get_http_version() != "1.0"
+        self._chunked = request.chunked
         if request.refusal is not None:
             self.respond_error(render_openai(request.refusal))
             self.done()
@@ -293,7 +303,7 @@ class Connection(asyncio.Protocol):
     def done(self) -> None:
         """Go on to the next request: the last thing that whoever serves one does, whatever came of it."""
         self._task = None
-        self.on_gone = self.on_slow = None
+        self.on_gone = self.on_slow = self.call = self.trace = None
         if self._close_after or self._door.closing:
             if self._waiting and not self._door.closing and self._waiting[0].refusal:
                 self._start(self._waiting.popleft())
@@ -331,7 +341,10 @@ class Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole answer."""
+        """Send a whole answer. Behind the beginning of a streamed one it only breaks that off."""
+        if self._streaming:
+            self.break_off()
+            return
         lines = [b"%b: %b\r\n" % header for header in headers]
         close = b"connection: close\r\n" if self._close_after else b""
         length = b"content-length: %d\r\n\r\n" % len(body)
@@ -346,6 +359,7 @@ class Connection(asyncio.Protocol):
 
     def begin(self, headers: Headers, first: bytes) -> None:
         """Start a streamed answer (200) with its first piece."""
+        self._streaming = True
         lines = [b"%b: %b\r\n" % header for header in headers]
         if self._chunked:
             framing = b"transfer-encoding: chunked\r\n"
@@ -363,6 +377,7 @@ class Connection(asyncio.Protocol):
 
     def finish(self, last: bytes) -> None:
         """Send the last piece of a streamed answer and end it."""
+        self._streaming = False
         if self._chunked:
             self._write(_chunk(last) + b"0\r\n\r\n")
         else:

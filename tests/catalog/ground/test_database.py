@@ -41,6 +41,19 @@ def test_an_error_inside_the_block_leaves_nothing(database: Database) -> None:
         assert session.execute(text("SELECT count(*) FROM tally")).scalar_one() == 0
 
 
+@pytest.mark.parametrize("value", [2**70, "half \ud800", "nul \x00"])
+def test_a_value_that_no_column_can_hold_is_the_requests_fault(
+    database: Database, value: object
+) -> None:
+    kind = "BIGINT" if isinstance(value, int) else "TEXT"
+    query = text(f"SELECT CAST(:value AS {kind})")
+    if database.kind == "sqlite" and value == "nul \x00":
+        return  # SQLite keeps it
+    for opened in (database.session, database.reading):
+        with pytest.raises(BadRequest, match="cannot be kept"), opened() as session:
+            session.execute(query, {"value": value}).scalar_one()
+
+
 def test_another_kind_of_database_is_refused_with_the_way_out() -> None:
     with pytest.raises(BadRequest, match="sqlite:///"):
         Database("mysql://localhost/x")

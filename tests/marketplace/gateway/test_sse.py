@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketplace.gateway.sse import StreamReader, without_usage
+from catalog.ground.errors import UpstreamFailed
+from marketplace.gateway.sse import Events, StreamReader, without_usage
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 0}}
 
@@ -78,3 +79,41 @@ def test_only_a_trailing_usage_is_cut() -> None:
 def test_what_is_left_of_an_event_is_json(event: bytes, forwarded: bytes) -> None:
     assert StreamReader().feed(event + b"\n\n") == forwarded + b"\n\n"
     json.loads(forwarded[6:])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
+def test_events_are_cut_alike_however_they_arrive(end: bytes, size: int) -> None:
+    events = [b"data: a", b"data: b\ndata: c", b": d", b"data: [DONE]"]
+    whole = end.join([event.replace(b"\n", end[: len(end) // 2]) for event in events]) + end
+    cutter, found = Events(), []
+    for start in range(0, len(whole), size):
+        found += cutter.cut(whole[start : start + size])
+    assert found == events
+
+
+def test_an_event_without_an_end_costs_no_more_than_its_bytes() -> None:
+    cutter = Events()
+    with pytest.raises(UpstreamFailed):
+        for _ in range(20_000):
+            assert cutter.cut(b"x" * 1000) == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [b"\n%b", b"event: message\n%b", b"id: 7\nretry: 10\n%b", b"%b\nid: 7", b": told\n%b"],
+)
+def test_nothing_beside_the_data_hides_it(event: bytes) -> None:
+    reader = StreamReader()
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":1}}'
+    assert reader.feed(event % b"data: {}" + b"\n\n") == b"data: {}\n\n"
+    assert reader.feed(event % usage + b"\n\n") == b""
+    assert reader.usage == usage
+    assert reader.feed(event % b"data:[DONE]" + b"\n\n") == b""
+    assert reader.done
+
+
+def test_an_error_may_be_told_by_its_name() -> None:
+    reader = StreamReader()
+    assert reader.feed(b'event: error\ndata: {"message":"no"}\n\n') == b""
+    assert reader.failed is not None

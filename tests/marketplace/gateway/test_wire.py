@@ -293,3 +293,75 @@ def test_many_at_once_never_mix_their_answers() -> None:
                 await asyncio.gather(*(one(number) for number in range(100)))
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("answer", [LENGTH, CHUNKED])
+@pytest.mark.parametrize("cuts", [[], [50]])
+def test_an_answer_that_its_reader_cannot_read_ends_all_the_same(
+    answer: bytes, cuts: list[int]
+) -> None:
+    def unreadable(piece: bytes) -> None:
+        raise RecursionError
+
+    async def story() -> None:
+        async with engine(sends([answer], cuts)) as pool:
+            with pytest.raises(WireError, match="cannot be read"):
+                await asyncio.wait_for(pool.request(REQUEST, Flight(unreadable)), 5)
+
+    asyncio.run(story())
+
+
+def test_the_last_piece_can_still_cut_its_flight_off() -> None:
+    async def story() -> None:
+        async with engine(sends([LENGTH], [])) as pool:
+            flight = Flight(lambda _: flight.cut_off(ZeroDivisionError()))
+            with pytest.raises(ZeroDivisionError):
+                await pool.request(REQUEST, flight)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"x-a: y\r\n", b"x" * 1000, b"HTTP/1.1 102 Processing\r\n\r\n"],
+    ids=["headers", "one name", "interim answers"],
+)
+def test_a_head_without_an_end_is_cut_off(endless: bytes) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"" if endless.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\n")
+        while not reader.at_eof():
+            writer.write(endless * 1000)
+            await asyncio.wait_for(writer.drain(), 5)
+            await asyncio.sleep(0)
+
+    async def story() -> None:
+        async with engine(script) as pool:
+            with pytest.raises(WireError):
+                await asyncio.wait_for(pool.request(REQUEST), 10)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("behind", [LENGTH, b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhalf"])
+def test_a_second_answer_is_nobodys(behind: bytes) -> None:
+    other = LENGTH.replace(b"hello", b"other")
+
+    async def story() -> None:
+        async with engine(sends([LENGTH + behind, other], [])) as pool:
+            assert (await pool.request(REQUEST)).body == b"hello world"
+            # The connection was given up, and the engine begins anew on the next.
+            assert (await pool.request(REQUEST)).body == b"hello world"
+
+    asyncio.run(story())
+
+
+def test_an_engine_does_not_change_protocols() -> None:
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"
+
+    async def story() -> None:
+        async with engine(sends([switch], [])) as pool:
+            with pytest.raises(WireError, match="changes protocols"):
+                await pool.request(REQUEST)
+
+    asyncio.run(story())
