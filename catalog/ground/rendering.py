@@ -56,6 +56,7 @@ _ANTHROPIC_TYPES = {
     409: "conflict_error",
     412: "invalid_request_error",
     413: "request_too_large",
+    422: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
