@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -43,6 +44,7 @@ from marketplace.gateway.metrics import metrics_router
 from marketplace.gateway.money import Books
 from marketplace.gateway.office import GatewayOffice
 from marketplace.gateway.options import Options
+from marketplace.gateway.otlp import collector_of
 from marketplace.gateway.upstream import Upstream
 from marketplace.housekeeping import keep_house
 from marketplace.ledger.accounts import account_id
@@ -108,6 +110,7 @@ class Marketplace:
             books = _books(session)
         names = Options.__struct_fields__
         same = {name: getattr(told, name) for name in names if hasattr(told, name)}
+        same["trace_ratio"] = told.trace_ratio if collector_of(told.otlp_url, os.environ) else 0.0
         same["trusted_proxies"] = tuple(a.strip() for a in told.trusted_proxies.split(",") if a)
         return Options(**{**same, "database_url": self.database.url, "lane": "", "books": books})
 

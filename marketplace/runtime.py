@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 
@@ -17,9 +18,12 @@ from catalog.ground.clock import now_us
 from catalog.ground.errors import Conflict
 from catalog.ground.marker import raise_marker
 from marketplace.app import Marketplace
+from marketplace.gateway.call_log import set_up
 from marketplace.gateway.directory import ENDPOINTS
 from marketplace.gateway.handover import is_call
+from marketplace.gateway.observer import Observer
 from marketplace.gateway.office import GatewayOffice
+from marketplace.gateway.otlp import Exporter, collector_of
 from marketplace.gateway.tables import Endpoint
 from marketplace.seeding.catalogue import SEED_SLUG, seed_folder
 from marketplace.settings import Settings
@@ -104,7 +108,16 @@ class _Server(uvicorn.Server):
             return
         desk, settings = self._market.desk, self._market.settings
         options = await asyncio.to_thread(self._market.options)
-        gateway = GatewayOffice(options, settings.workers, self._listener, desk.lookup, self._adopt)
+        collector = collector_of(settings.otlp_url, os.environ)
+        exporter = None if collector is None else Exporter(*collector)
+        gateway = GatewayOffice(
+            options,
+            settings.workers,
+            self._listener,
+            desk.lookup,
+            self._adopt,
+            Observer(settings.log, settings.slow_request_s, exporter),
+        )
         gateway.heard = desk.directory.notice
         self.gateway = self._market.gateway = gateway
         await gateway.start()
@@ -125,6 +138,7 @@ class _Server(uvicorn.Server):
 
 async def run_gateway(settings: Settings, ready: Callable[[str], None]) -> None:
     """Serve the gateway until SIGINT or SIGTERM. `ready` is told its URL once calls are welcome."""
+    set_up(settings.log)
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -134,6 +148,7 @@ async def run_gateway(settings: Settings, ready: Callable[[str], None]) -> None:
         loop="uvloop",
         http="httptools",
         access_log=False,
+        log_config=None,
         log_level="warning",
         server_header=False,
         date_header=False,

@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     environment: Literal["development", "production"] = "development"
     """In production nothing is seeded and no key is printed."""
     data_dir: Path = Path(".data")
-    """Where the SQLite database, artifacts and logs live."""
+    """Where the SQLite database and artifacts live."""
     database_url: str = ""
     """`sqlite:///path` or `postgresql://…`; empty: `tokenmart.db` in the data directory."""
     artifacts_url: str = ""
@@ -70,7 +70,13 @@ class Settings(BaseSettings):
     trusted_proxies: str = "127.0.0.1,::1"
     """Addresses (with commas) whose `X-Forwarded-For` is believed."""
     slow_request_s: float = Field(default=30.0, ge=0)
-    """Calls that take longer than this are written to the log; 0 logs none."""
+    """Calls that take longer than this are written to the log with their phases; 0 logs none."""
+    log: Literal["text", "json", "off"] = "text"
+    """`text`: warnings. `json`: warnings and a line for every call, as JSON. `off`: nothing."""
+    otlp_url: str = ""
+    """Where traces go: a collector's OTLP/HTTP address without `/v1/traces`; empty: see operations.md."""
+    trace_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of the calls that are traced, when there is a collector."""
     upstream_connect_s: float = Field(default=5.0, gt=0)
     """How long an engine may take to accept a connection."""
     upstream_silence_s: float = Field(default=60.0, gt=0)

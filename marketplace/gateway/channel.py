@@ -68,6 +68,11 @@ class Channel(asyncio.Protocol):
         if not self.closed.done():
             self._send([_TELL, what, payload])
 
+    @property
+    def behind(self) -> int:
+        """How many bytes of what was said have not left this process yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     def close(self) -> None:
         """Hang up."""
         if self._transport is not None:

@@ -35,6 +35,7 @@ from marketplace.gateway.money import Bill, Call
 from marketplace.gateway.records import EndpointRecord
 from marketplace.gateway.replays import Replay
 from marketplace.gateway.request import ClientGone
+from marketplace.gateway.seen import Attempt, plain_code
 from marketplace.gateway.shapes import Streaming, Talk
 from marketplace.gateway.upstream import Upstream, broken
 from marketplace.gateway.usage import usage_of
@@ -109,9 +110,11 @@ class Exchange:
             while True:
                 try:
                     answer = await self._ask(choice)
+                    self.call.answered_at_us = self._tools.clock()
                     break
                 except TokenMartError as error:
                     failure = _failure(error)
+                    self._note_failure(failure or plain_code(error.code))
                     if failure is None:
                         self._tools.router.ended(choice)
                         raise
@@ -130,12 +133,15 @@ class Exchange:
             if self._flight is None:
                 await self._void()  # the engine has never heard of it
             else:
+                self.call.answered_at_us = self._tools.clock()
                 await self._settle_what_was_made()
             raise
         except TokenMartError as error:
             await self._void()
             if not self._began:
                 raise
+            self.call.error = plain_code(error.code)
+            self._tools.meter.refuse(self.call.error)
             self._break_off(error)
         except BaseException:
             await self._void()
@@ -164,6 +170,8 @@ class Exchange:
         self._choice = choice
         endpoint = choice.candidate
         call.endpoint, call.why = endpoint, choice.why
+        trace = self._connection.trace
+        headers = trace.ask() if trace is not None else ()
         path, body = talk.request_for(endpoint, call)
         self._streaming = streaming = talk.streaming(endpoint) if call.streamed else None
         if streaming is not None:
@@ -171,7 +179,18 @@ class Exchange:
         if self._connection.gone:
             raise ClientGone
         flight = self._flight = Flight(self._piece if self._streaming is not None else None)
-        return self._tools.upstream.post(endpoint, path, body, call.id, flight)
+        return self._tools.upstream.post(endpoint, path, body, call.id, flight, headers)
+
+    def _note_failure(self, failure: str) -> None:
+        call, now_us = self.call, self._tools.clock()
+        engine = call.endpoint
+        since_us = call.failures[-1].ended_at_us if call.failures else call.held_at_us
+        self._tools.meter.failed(engine.id, failure)
+        call.failures += (
+            Attempt(
+                engine.id, engine.url, engine.model, engine.provider, since_us, now_us, failure
+            ),
+        )
 
     # While the answer comes in.
 
@@ -294,6 +313,7 @@ class Exchange:
             log.warning("hold %s had expired before it was settled", call.id)
             await tools.writer.apply(call.late_hold(bill, tools.clock(), tools.hold_ttl_s))
             await tools.writer.apply(bill.operation(call, f"{call.tx}~late", tools.clock()))
+        call.bill, call.settled_at_us = bill, tools.clock()
         tools.meter.billed(call, bill)
         return bill
 

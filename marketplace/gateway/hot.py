@@ -48,7 +48,9 @@ from marketplace.gateway.records import (
 )
 from marketplace.gateway.replays import Archive, Replay
 from marketplace.gateway.request import ClientGone, bearer
+from marketplace.gateway.seen import Watcher, code_of
 from marketplace.gateway.shapes import Talk, names_asked_for, render
+from marketplace.gateway.traces import begin
 from marketplace.gateway.turns import Turns
 from marketplace.gateway.upstream import Upstream
 from marketplace.ledger.operations import Release, Renew
@@ -79,6 +81,7 @@ class Hot:
     clock: Clock = now_us
     meter: Meter = field(default_factory=Meter)
     router: Router = field(default_factory=Router)
+    watcher: Watcher | None = None
 
     def __post_init__(self) -> None:
         self._limits = Limits(self.options.workers)
@@ -90,30 +93,40 @@ class Hot:
         self.open_calls: dict[str, Call] = {}
         self.running = 0
         self.draining = False
+        self._trace_ratio = self.options.trace_ratio
 
     async def serve(self, request: Request, connection: Connection) -> None:
         """Answer one request of the door."""
         generation_id = new_id("gen")
+        at_us = self.clock()
         self.running += 1
         status = 200
+        wrong = ""
+        if self._trace_ratio or b"traceparent" in request.headers:
+            connection.trace = begin(request.headers, self._trace_ratio)
         try:
-            await self._serve(generation_id, request, connection)
-        except ClientGone:
-            status = 499
+            await self._serve(generation_id, request, connection, at_us)
+        except ClientGone as error:
+            status, wrong = 499, code_of(error)
         except Exception as error:
+            wrong = code_of(error)
             if not isinstance(error, TokenMartError):
-                log.exception("call %s failed", generation_id)
+                log.exception("call %s failed", generation_id, extra={"generation": generation_id})
             rendered = render(request.path, error, generation_id)
             rendered.headers["x-tm-generation"] = generation_id
             status = rendered.status
             connection.respond_error(rendered)
         finally:
             self.running -= 1
-            self.meter.answered(request.path, status)
+            self.meter.answered(request.path, status, wrong)
+            if self.watcher is not None:
+                call, trace = connection.call, connection.trace
+                self.watcher.ended(request, call, trace, generation_id, status, wrong, at_us)
             connection.done()
 
-    async def _serve(self, generation_id: str, request: Request, connection: Connection) -> None:
-        at_us = self.clock()
+    async def _serve(
+        self, generation_id: str, request: Request, connection: Connection, at_us: int
+    ) -> None:
         if self.draining:
             raise Unavailable("This gateway is shutting down.", retry_after_s=1)
         self.directory.check_fresh(at_us)
@@ -194,11 +207,14 @@ class Hot:
                 fallback_of=instead_of,
                 headers=ticket.headers(),
             )
+            connection.call = call
             gate = self.turns.gate(record)
             if gate is None:
                 await self._held(call, talk, name, connection, ticket, replay)
                 return
             place = await self.turns.wait(gate, call, name.endswith(FREE_SUFFIX), connection)
+            if call.waited_us:
+                self.meter.queue_s.observe(call.waited_us / 1e6)
             try:
                 await self._held(call, talk, name, connection, ticket, replay)
             finally:
@@ -220,7 +236,7 @@ class Hot:
             call.record.endpoints, wish=talk.wish, affinity=talk.affinity, wanted=talk.wanted
         )
         try:
-            began_us = self.clock()
+            call.hold_from_us = self.clock()
             if replay is not None:
                 if await self._hold_once(call, name, replay, connection):
                     return
@@ -231,7 +247,8 @@ class Hot:
                     await self._hold_again(call, name)
             self.open_calls[call.tx] = call
             try:
-                self.meter.hold_s.observe((self.clock() - began_us) / 1e6)
+                call.held_at_us = self.clock()
+                self.meter.hold_s.observe((call.held_at_us - call.hold_from_us) / 1e6)
                 if connection.gone:
                     await self.writer.apply(Release(call.tx, self.clock()))
                     raise ClientGone

@@ -10,7 +10,10 @@ import msgspec
 if TYPE_CHECKING:
     from marketplace.gateway.money import Bill, Call
 
-BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+BOUNDS_S = (
+    *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
+)
 """Upper bounds of the buckets of a latency histogram, seconds; the last bucket has none."""
 _MOST_SERIES = 2_000
 
@@ -35,7 +38,8 @@ class Histogram(msgspec.Struct):
 class Meter(msgspec.Struct):
     """Counters since the worker started; durations are seconds, money micro-yuan, tokens tokens.
 
-    `requests` is by (path, status), the usage counters by listing.
+    `requests` is by path and status, `failures` by endpoint and failure, `refused` by the error's code,
+    `routes` by why, the usage counters by listing.
     """
 
     requests: dict[str, int] = msgspec.field(default_factory=dict)
@@ -45,21 +49,35 @@ class Meter(msgspec.Struct):
     output_tokens: dict[str, int] = msgspec.field(default_factory=dict)
     cost_u: dict[str, int] = msgspec.field(default_factory=dict)
     routes: dict[str, int] = msgspec.field(default_factory=dict)
+    failures: dict[str, int] = msgspec.field(default_factory=dict)
     chunks: int = 0
     voided: int = 0
     cancelled: int = 0
     estimated: int = 0
+    queue_s: Histogram = msgspec.field(default_factory=Histogram)
     hold_s: Histogram = msgspec.field(default_factory=Histogram)
     first_token_s: Histogram = msgspec.field(default_factory=Histogram)
+    upstream_s: Histogram = msgspec.field(default_factory=Histogram)
+    settle_s: Histogram = msgspec.field(default_factory=Histogram)
     call_s: Histogram = msgspec.field(default_factory=Histogram)
     added_s: Histogram = msgspec.field(default_factory=Histogram)
 
-    def answered(self, path: str, status: int) -> None:
-        """Count an answered request."""
+    def answered(self, path: str, status: int, error: str = "") -> None:
+        """Count an answered request, and what was wrong with it."""
         _add(self.requests, f"{path} {status}", 1)
+        if error:
+            self.refuse(error)
+
+    def refuse(self, code: str) -> None:
+        """Count an error that a client was told of, or would have been had it stayed."""
+        _add(self.refused, code, 1)
+
+    def failed(self, endpoint_id: str, failure: str) -> None:
+        """Count an engine that was asked and did not answer."""
+        _add(self.failures, f"{endpoint_id} {failure}", 1)
 
     def billed(self, call: Call, bill: Bill) -> None:
-        """Count a settled call."""
+        """Count a call that has been settled."""
         slug = call.record.listing.slug
         _add(self.calls, slug, 1)
         _add(self.input_tokens, slug, bill.used.input_tokens)
@@ -69,7 +87,12 @@ class Meter(msgspec.Struct):
             _add(self.routes, call.why, 1)
         self.cancelled += bill.outcome == "cancelled"
         self.estimated += bill.source != "engine"
-        self.call_s.observe((bill.at_us - call.started_at_us) / 1e6)
+        total_us = call.settled_at_us - call.started_at_us
+        upstream_us = call.answered_at_us - call.held_at_us
+        self.call_s.observe(total_us / 1e6)
+        self.upstream_s.observe(upstream_us / 1e6)
+        self.settle_s.observe((call.settled_at_us - bill.at_us) / 1e6)
+        self.added_s.observe((total_us - upstream_us - call.waited_us) / 1e6)
         if call.first_token_us:
             self.first_token_s.observe(call.first_token_us / 1e6)
 
@@ -90,11 +113,18 @@ class Now(msgspec.Struct):
     """How things stand in a worker at this moment."""
 
     running: int = 0
+    holds: int = 0
     connections: int = 0
     queued_ledger: int = 0
     waiting: dict[str, int] = msgspec.field(default_factory=dict)
     """Calls in the fair queue, by listing."""
     endpoints: list[Any] = msgspec.field(default_factory=list)
+    cpu_s: float = 0.0
+    """Processor time (user and system) of this worker since it started."""
+    memory_bytes: int = 0
+    """Resident memory of this worker."""
+    unseen: int = 0
+    """Requests of which nothing could be told to log and traces, since this worker started."""
 
 
 class Report(msgspec.Struct):

@@ -6,7 +6,7 @@ Nothing here talks to a network; the ledger's writer is the only thing that is w
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,9 @@ from marketplace.ledger.operations import Available, Entry, Hold, Leg, Settle
 from marketplace.prices.components import Buckets, cost_u, estimate_u
 from marketplace.vouchers.ladder import largest
 from marketplace.vouchers.plan import CNY, FREE, Plan, replay
+
+if TYPE_CHECKING:
+    from marketplace.gateway.seen import Attempt
 
 _json = msgspec.json.Encoder().encode
 FEWEST_OUTPUT_TOKENS = 16
@@ -57,6 +60,18 @@ class Call:
     tx: str = ""
     """What the hold is called: the id, unless an earlier try under the same id was given up."""
     first_token_us: int = 0
+    waited_us: int = 0
+    """For its turn."""
+    hold_from_us: int = field(init=False, repr=False, compare=False)
+    """The instants of a call, and its bill: there once they have come, so that they cost nothing before."""
+    held_at_us: int = field(init=False, repr=False, compare=False)
+    answered_at_us: int = field(init=False, repr=False, compare=False)
+    settled_at_us: int = field(init=False, repr=False, compare=False)
+    bill: Bill = field(init=False, repr=False, compare=False)
+    failures: tuple[Attempt, ...] = ()
+    """Engines that were asked and did not answer."""
+    error: str = ""
+    """The code of what broke off a stream that had begun."""
     clamped: bool = False
     ended: bool = False
     """Whether the hold has been settled or voided, or is about to be."""

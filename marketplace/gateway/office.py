@@ -24,9 +24,11 @@ from marketplace.gateway.channel import Channel
 from marketplace.gateway.handover import Passage, no_delay, pair
 from marketplace.gateway.lookup import Lookup
 from marketplace.gateway.meter import Meter, Now, Report
+from marketplace.gateway.observer import Observer
 from marketplace.gateway.options import Options
 from marketplace.gateway.records import decode, encode
 from marketplace.gateway.replays import Asked, Kept
+from marketplace.gateway.seen import decode as decode_seen
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ WATCH_S = 0.25
 """How often the change markers are read: how long a revoked key may still call."""
 _START_S = 30.0
 _AGAIN_S = 0.5
+_LAST_WORDS_S = 1.0
 
 _LOADERS: dict[str, Callable[[Lookup, str], Any]] = {
     "key": Lookup.key,
@@ -68,6 +71,7 @@ class GatewayOffice:
         listener: socket.socket,
         lookup: Lookup,
         adopt: Adopt,
+        observer: Observer | None = None,
     ) -> None:
         self._options = options
         self._listener = listener
@@ -78,10 +82,14 @@ class GatewayOffice:
         self._markers = b""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._leaving = False
+        self.observer = observer
+        self.restarts = 0
         self.heard: Callable[[dict[str, int]], None] | None = None
 
     async def start(self) -> None:
         """Start every worker and return when all of them serve."""
+        if self.observer is not None:
+            self.observer.start()
         self._run(self._watch())
         for worker in self.workers:
             self._run(self._keep(worker))
@@ -105,6 +113,8 @@ class GatewayOffice:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.observer is not None:
+            await self.observer.close()
 
     @property
     def serves(self) -> bool:
@@ -141,6 +151,7 @@ class GatewayOffice:
             self._past.add(worker.meter)
             worker.meter, worker.now = Meter(), Now()
             if not self._leaving:
+                self.restarts += 1
                 log.error("worker %d has ended; it is started again", worker.number)
                 await asyncio.sleep(_AGAIN_S)
 
@@ -159,6 +170,8 @@ class GatewayOffice:
         worker.channel = await Channel.open(ours, self._answers, self._hearing(worker))
         try:
             await worker.process.wait()
+            # What it said last is still to be read.
+            await asyncio.wait([worker.channel.closed], timeout=_LAST_WORDS_S)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 worker.process.kill()
@@ -192,6 +205,8 @@ class GatewayOffice:
             elif what == "report":
                 report = msgspec.msgpack.decode(payload, type=Report)
                 worker.meter, worker.now = report.meter, report.now
+            elif what == "seen" and self.observer is not None:
+                self.observer.hears(decode_seen(payload))
 
         return hears
 

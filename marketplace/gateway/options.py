@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from marketplace.gateway.money import Books
@@ -31,3 +33,5 @@ class Options(msgspec.Struct, frozen=True):
     queue_patience_s: float = 30.0
     drain_s: float = 30.0
     slow_request_s: float = 0.0
+    log: Literal["text", "json", "off"] = "text"
+    trace_ratio: float = 0.0

@@ -63,6 +63,7 @@ class Turns:
             task.cancel()
 
         connection.on_gone = leave
+        since_us = self._clock()
         try:
             return await gate.enter(call.key.org_id, paid=not free, input_tokens=call.input_tokens)
         except asyncio.CancelledError:
@@ -71,6 +72,7 @@ class Turns:
                 raise ClientGone from None
             raise
         finally:
+            call.waited_us = self._clock() - since_us
             connection.on_gone = None
 
     def waiting(self) -> dict[str, int]:

@@ -26,7 +26,7 @@ from marketplace.gateway.wire import Pool, WireError
 from marketplace.prices.usage import MOST_TOKENS
 
 if TYPE_CHECKING:
-    pass
+    from marketplace.gateway.traces import Headers
 
 _LARGEST_ERROR = 64 * 1024
 _LONGEST_WORDS = 4_000
@@ -57,19 +57,20 @@ class Upstream:
         body: bytes,
         generation_id: str,
         flight: Flight | None = None,
+        headers: Headers = (),
     ) -> Answer:
         """Send `body` and return the answer when it is complete; it is a 200.
 
-        With a `flight` that pushes, the body goes there. Raises `Unavailable` when the engine cannot be
-        reached, `UpstreamTimeout`, `UpstreamFailed`, the engine's own refusal of the request, or what the
-        flight was cut off with.
+        `headers` go with it. With a `flight` that pushes, the body of the answer goes there. Raises
+        `Unavailable` when the engine cannot be reached, `UpstreamTimeout`, `UpstreamFailed`, the engine's
+        own refusal of the request, or what the flight was cut off with.
         """
         flight = flight or Flight()
         try:
             if endpoint.url.startswith("http://"):
-                answer = await self._plain(endpoint, path, body, generation_id, flight)
+                answer = await self._plain(endpoint, path, body, generation_id, flight, headers)
             else:
-                answer = await self._tls(endpoint, path, body, generation_id, flight)
+                answer = await self._tls(endpoint, path, body, generation_id, flight, headers)
         except TimeoutError as error:
             raise timed_out() from error
         except WireError as error:
@@ -87,6 +88,7 @@ class Upstream:
         body: bytes,
         generation_id: str,
         flight: Flight,
+        more: Headers,
     ) -> Awaitable[Answer]:
         head = self._heads.get((endpoint, path))
         if head is None:
@@ -101,6 +103,8 @@ class Upstream:
             generation_id.encode(),
             len(body),
         )
+        if more:
+            head += b"".join([b"%b: %b\r\n" % header for header in more])
         return pool.request(b"".join((head, framing, body)), flight)
 
     async def _tls(
@@ -110,12 +114,14 @@ class Upstream:
         body: bytes,
         generation_id: str,
         flight: Flight,
+        more: Headers,
     ) -> Answer:
         if self._general is None:
             self._general = _General(self._connect_s, self._silence_s)
         headers = {"content-type": "application/json", "x-request-id": generation_id}
         if endpoint.api_key:
             headers["authorization"] = f"Bearer {endpoint.api_key}"
+        headers |= {name.decode(): value.decode("latin-1") for name, value in more}
         return await self._general.post(endpoint.url + path, body, headers, flight)
 
     async def count_tokens(

@@ -13,15 +13,17 @@ import argparse
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import socket
-import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import uvloop
 
 from catalog.ground.driver import connect
+from marketplace.gateway.call_log import set_up
 from marketplace.gateway.caps import KeyCaps
 from marketplace.gateway.channel import Channel
 from marketplace.gateway.directory import Directory
@@ -33,6 +35,7 @@ from marketplace.gateway.meter import Now, Report
 from marketplace.gateway.options import Options
 from marketplace.gateway.records import KeyRecord, ListingRecord, OrgLadder, decode, encode
 from marketplace.gateway.replays import Asked, Kept, Tried
+from marketplace.gateway.seen import TELL_S, Watcher
 from marketplace.gateway.upstream import Upstream
 from marketplace.ledger.writer import LedgerWriter
 
@@ -101,12 +104,21 @@ class Worker:
         channel.closed.add_done_callback(lambda _: self._leave.set())
         office = Office(channel)
         options = await office.options()
+        set_up(options.log)
         self._directory = Directory(office)
         upstream = Upstream(options.upstream_connect_s, options.upstream_silence_s)
         writer = await asyncio.to_thread(
             LedgerWriter, lambda: connect(options.database_url), options.lane
         )
         hot = Hot(options, self._directory, writer, upstream, options.books, office)
+        if Watcher.wanted(options):
+            hot.watcher = Watcher(
+                options,
+                hot.clock,
+                lambda told: channel.tell("seen", told),
+                lambda: channel.behind,
+                self._directory.known_key,
+            )
         passage = Passage(self._ends[1], self._adopt)
         trusted = frozenset(options.trusted_proxies)
         self._door = Door(hot.serve, passage, options.body_limit_bytes, trusted)
@@ -114,6 +126,7 @@ class Worker:
         chores = [
             asyncio.ensure_future(hot.renew()),
             asyncio.ensure_future(self._report(channel, hot)),
+            asyncio.ensure_future(_tell_seen(hot)),
         ]
         gc.collect()
         gc.freeze()
@@ -130,6 +143,8 @@ class Worker:
         await upstream.close()
         await asyncio.to_thread(writer.close)
         passage.close()
+        if hot.watcher is not None:
+            hot.watcher.flush()
         channel.tell("report", self._told(hot))
         channel.close()
 
@@ -156,12 +171,31 @@ class Worker:
     def _told(self, hot: Hot) -> bytes:
         now = Now(
             running=hot.running,
+            holds=len(hot.open_calls),
             connections=len(self._door.connections),
             queued_ledger=hot.writer.queued,
             waiting=hot.turns.waiting(),
             endpoints=[_plain(standing) for standing in hot.router.standings()],
+            cpu_s=sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),
+            memory_bytes=_memory_bytes(),
+            unseen=hot.watcher.dropped if hot.watcher is not None else 0,
         )
         return msgspec.msgpack.encode(Report(hot.meter, now))
+
+
+async def _tell_seen(hot: Hot) -> None:
+    while hot.watcher is not None:
+        await asyncio.sleep(TELL_S)
+        hot.watcher.flush()
+
+
+def _memory_bytes() -> int:
+    """Return this process's resident memory; 0 where the system does not say (see proc(5), statm)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
 
 
 def _plain(standing: Any) -> dict[str, Any]:
@@ -175,10 +209,7 @@ def main() -> None:
     for name in ("listener", "channel", "passage"):
         parser.add_argument(f"--{name}", type=int, required=True, help="an inherited descriptor")
     told = parser.parse_args()
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-    )
-    logging.Formatter.converter = time.gmtime
+    set_up("text")  # until the office has said how
     ends = [inherit(number) for number in (told.listener, told.channel, told.passage)]
 
     async def serve() -> None:
