@@ -170,6 +170,7 @@ class Connection(asyncio.Protocol):
             done.set_result(Answer(self._status, self._headers, body))
 
     def eof_received(self) -> None:
+        self.closed = True  # the transport closes itself now; nobody may be given it meanwhile
         self._fail_or_finish()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -252,17 +253,16 @@ class Pool:
         flight = flight or Flight()
         if flight.error is not None:
             raise flight.error
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.closed:
-                continue
+        kept = self._kept()
+        if kept is not None:
             try:
-                return await connection.send(request, flight)
+                return await kept.send(request, flight)
             except WireError as error:
+                # Once: a request that breaks its engine must not be sent down every connection.
                 if error.reached:
                     raise
             except asyncio.CancelledError:
-                connection.discard()
+                kept.discard()
                 raise
         connection = await self._connect()
         if flight.error is not None:  # the client left while we were connecting
@@ -274,10 +274,19 @@ class Pool:
             connection.discard()
             raise
 
+    def _kept(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+        return None
+
     async def _connect(self) -> Connection:
         host, port = self._address
         connecting = self.loop.create_connection(lambda: Connection(self), host, port)
         _, connection = await asyncio.wait_for(connecting, self._connect_s)
+        if connection.closed:  # accepted by the system, and by no engine
+            raise ConnectionResetError("the engine closed the connection at once")
         return connection
 
     def release(self, connection: Connection) -> None:
