@@ -4,11 +4,12 @@
                  │  answers.py (what is said)                        │  failures.py (what went wrong)
                  └─ delivery.py (bytes out, client gone)             └─ egress.py (which hosts, no others)
 
-    launch.py   from `tokenmart serve litellm` into litellm's own environment
-    config.py   the file that lists the models     options.py  the command line
-    meters.py   what is counted                    process.py  socket, signals, drain    command.py  the door
+    launch.py     from `tokenmart serve litellm` into litellm's own environment, where command.py is the door
+    config.py     the file that lists the models    options.py  the command line
+    listening.py  the address, the parent           process.py  ready line, signals, drain
+    meters.py     what is counted
 
 litellm is imported by `calls.py` and `failures.py` alone, in the environment that `make toolchain-litellm`
-makes; `launch`, `options` and `config` also run without it. Nothing is retried, cached, logged elsewhere or
+makes; `launch`, `options`, `config` and `egress` also run without it. Nothing is retried, cached, logged elsewhere or
 priced here: holds, fallbacks and bills are the gateway's. Imports `catalog.ground` only.
 """

@@ -12,6 +12,7 @@ import sys
 
 from catalog.ground.errors import TokenMartError, Unavailable
 from serving.litellm_adapter import config as configuration
+from serving.litellm_adapter import listening
 from serving.litellm_adapter import options as settings
 from serving.litellm_adapter.egress import Egress
 
@@ -27,24 +28,24 @@ def main(argv: list[str]) -> int:
 
 
 def _serve(options: settings.Options, config: configuration.Config) -> int:
-    # litellm reads these when it is imported: no .env file, no price list from the network.
-    os.environ["LITELLM_MODE"] = "PRODUCTION"
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    os.environ.setdefault("LITELLM_LOG", "ERROR")
-    # Before litellm, which takes seconds: what is imported there cannot call home either.
-    Egress(config.hosts).install()
-    try:
-        from serving.litellm_adapter import calls, endpoints, process
-    except ModuleNotFoundError as error:
-        raise Unavailable(
-            f"This environment lacks {error.name}.",
-            code="toolchain_missing",
-            remedy="Run: make toolchain-litellm",
-        ) from error
-    calls.prepare()
     if options.exit_with_parent:
-        process.die_with_parent()
-    with process.open_socket(options) as listener:
+        listening.die_with_parent()
+    with listening.open_socket(options) as listener:
+        # Before litellm: what is imported there cannot call home either.
+        Egress(config.hosts).install()
+        # litellm reads these when it is imported: no .env file, no price list from the network.
+        os.environ["LITELLM_MODE"] = "PRODUCTION"
+        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+        os.environ.setdefault("LITELLM_LOG", "ERROR")
+        try:
+            from serving.litellm_adapter import calls, endpoints, process
+        except ModuleNotFoundError as error:
+            raise Unavailable(
+                f"This environment lacks {error.name}.",
+                code="toolchain_missing",
+                remedy="Run: make toolchain-litellm",
+            ) from error
+        calls.prepare()
         adapter = endpoints.Adapter(config, options.api_key)
         # asyncio's own loop: `egress` sees its connections, and would not see uvloop's.
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:

@@ -134,6 +134,9 @@ def _served(name: str, model: Model, environment: Mapping[str, str]) -> Served:
             raise _wrong(f"models.{name}.parameters: {parameter} is not yours to set there")
         if _SECRET.search(parameter):
             raise _wrong(f"models.{name}.parameters: {parameter} belongs into secrets_env")
+    for field in model.pass_fields:
+        if field in _OURS or field.startswith("_") or _SECRET.search(field):
+            raise _wrong(f"models.{name}.pass_fields: {field} is not a caller's to set")
     for header in model.headers:
         if _SECRET.search(header):
             raise _wrong(f"models.{name}.headers: {header} belongs into headers_env")

@@ -1,4 +1,4 @@
-"""The process around the adapter: its socket, the ready line, signals, an orderly end.
+"""The process around the adapter: the ready line, signals, an orderly end.
 
 SIGTERM (or SIGINT) drains: new calls get 503 and `/health` says so, open answers may finish for `drain_s`
 seconds; the exit code is 0 either way. A second signal ends the wait.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -17,13 +16,11 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from catalog.ground.errors import Conflict, Unavailable
 from serving.litellm_adapter.endpoints import Adapter, build
 from serving.litellm_adapter.options import Options
 
 KEEP_ALIVE_S = 75
 LAST_WORDS_S = 2
-_PR_SET_PDEATHSIG = 1
 
 
 class _Server(uvicorn.Server):
@@ -32,28 +29,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def open_socket(options: Options) -> socket.socket:
-    """Bind what the options name; `Conflict` when somebody is there already."""
-    listener = socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((options.host, options.port))
-    except OSError as error:
-        listener.close()
-        raise Conflict(
-            f"Cannot listen on {options.host}:{options.port}: {error.strerror}.",
-            code="address_taken",
-        ) from None
-    return listener
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it ends (Linux only)."""
-    parent = os.getppid()
-    if ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0 or os.getppid() != parent:
-        raise Unavailable("The parent process is already gone.", code="parent_gone")
 
 
 async def serve(options: Options, adapter: Adapter, listener: socket.socket) -> None:

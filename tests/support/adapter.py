@@ -17,12 +17,26 @@ from pathlib import Path
 import pytest
 from support.providers import Provider, provider
 
+from catalog.ground.errors import Unavailable
+from serving.litellm_adapter.launch import LOCK, TOOLCHAIN, python_of
+
 ROOT = Path(__file__).parents[2]
-PYTHON = ROOT / ".toolchains/litellm/bin/python"
+PYTHON = TOOLCHAIN / "bin/python"
 PROVIDER_KEY = "sk-provider-7f3a9c1e5b"
 HEADER_SECRET = "tenant-secret-42c1"
 GPT, CLAUDE = "outside/gpt", "outside/claude"
-needs_litellm = pytest.mark.skipif(not PYTHON.exists(), reason="needs make toolchain-litellm")
+
+
+def missing() -> str:
+    """Return why the adapter cannot run here, '' when it can."""
+    try:
+        python_of(TOOLCHAIN, LOCK)
+    except Unavailable as error:
+        return str(error)
+    return ""
+
+
+needs_litellm = pytest.mark.skipif(bool(missing()), reason=missing())
 
 FILE = """
 max_concurrency = 40

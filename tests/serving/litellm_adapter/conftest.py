@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import openai
 import pytest
-from support.adapter import PYTHON, Adapter, adapter
+from support.adapter import Adapter, adapter, missing
 
 
 @pytest.fixture(scope="session")
 def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adapter]:
-    if not PYTHON.exists():
-        pytest.skip("needs make toolchain-litellm")
+    if reason := missing():
+        pytest.skip(reason)
     with adapter(tmp_path_factory.mktemp("adapter"), key="adapter-key") as running:
         yield running
 

@@ -49,6 +49,8 @@ def test_what_a_call_gets(tmp_path: Path) -> None:
         (MODEL + 'api_key_env = "UNSET"\n', "UNSET is not set"),
         (MODEL + 'parameters = { aws_secret_access_key = "x" }\n', "secrets_env"),
         (MODEL + "parameters = { num_retries = 3 }\n", "num_retries"),
+        (MODEL + 'pass_fields = ["api_base"]\n', "api_base"),
+        (MODEL + 'pass_fields = ["api_key"]\n', "api_key"),
         (MODEL + 'headers = { authorization = "x" }\n', "headers_env"),
         (MODEL + 'serves = ["images"]\n', "images"),
         (MODEL + "timeout_s = 0\n", "timeout_s"),
