@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.gateway.errors import NotInstalled
-from benchmarks.gateway.market import LISTING, open_market
+from benchmarks.gateway.install import ROOT
+from benchmarks.gateway.market import LISTING, Market, open_market
 from benchmarks.gateway.processes import free_port, started
 from benchmarks.gateway.targets import PATH, Place, Target, answering
 
@@ -41,12 +43,37 @@ def postgres(place: Place) -> Iterator[Target]:
 
 
 @contextmanager
+def with_past(place: Place, events: int) -> Iterator[Target]:
+    """This gateway on SQLite with so many past calls in its ledger."""
+    does = f"the same, with {events:,} past calls"
+    with _tokenmart(place, f"past-{events}", does, legs=1, past_events=events) as it:
+        yield it
+
+
+def _remember(market: Market, events: int) -> None:
+    """Book past calls through the journal, as they would have been booked."""
+    url = f"sqlite:///{market.folder / 'data' / 'tokenmart.db'}"
+    command = [sys.executable, "-m", "marketplace.ledger.workload", "prepare", "--url", url]
+    command += ["--past-events", str(events)]
+    subprocess.run(command, cwd=ROOT, env=market.environment, check=True, capture_output=True)
+    os.sync()  # what was booked must not still be on its way to the disk while others are measured
+
+
+@contextmanager
 def _tokenmart(
-    place: Place, name: str, does: str, legs: int, database_url: str = "", database_pid: int = 0
+    place: Place,
+    name: str,
+    does: str,
+    legs: int,
+    database_url: str = "",
+    database_pid: int = 0,
+    past_events: int = 0,
 ) -> Iterator[Target]:
     market = open_market(
         place.folder / name, place.upstream, waterfall=legs > 1, database_url=database_url
     )
+    if past_events:
+        _remember(market, past_events)
     port = free_port()
     command = [sys.executable, "-m", "marketplace.cli", "serve", "gateway", "--port", str(port)]
     with started(command, market.folder, market.environment) as process:
