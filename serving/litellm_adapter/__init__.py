@@ -10,6 +10,6 @@
     meters.py     what is counted
 
 litellm is imported by `calls.py` and `failures.py` alone, in the environment that `make toolchain-litellm`
-makes; `launch`, `options`, `config` and `egress` also run without it. Nothing is retried, cached, logged elsewhere or
-priced here: holds, fallbacks and bills are the gateway's. Imports `catalog.ground` only.
+makes; `launch`, `options`, `config` and `egress` also run without it. Nothing is retried, cached, logged
+elsewhere or priced here: holds, fallbacks and bills are the gateway's. Imports `catalog.ground` only.
 """
