@@ -35,6 +35,7 @@ from catalog.listings.offer import is_on_offer
 from catalog.listings.prices import PriceOf, Prices
 from catalog.listings.tables import Listing
 from catalog.releases.endpoints import routes as releases_router
+from marketplace.description import describe
 from marketplace.gateway.directory import Directory
 from marketplace.gateway.endpoints import gateway_router
 from marketplace.gateway.endpoints_account import account_router
@@ -194,7 +195,7 @@ def _web(market: Marketplace) -> FastAPI:
         """Say that the process lives."""
         return {"status": "ok"}
 
-    @web.get("/readyz", tags=["operation"])
+    @web.get("/readyz", tags=["operation"], responses={503: {"description": "not welcome"}})
     def readyz(response: Response) -> dict[str, str]:
         """Say whether calls are welcome: 503 while starting and draining."""
         if market.gateway is None or not market.gateway.serves:
@@ -202,6 +203,7 @@ def _web(market: Marketplace) -> FastAPI:
             return {"status": "draining"}
         return {"status": "ready"}
 
+    web.openapi = lambda: describe(web)  # type: ignore[method-assign]
     return web
 
 

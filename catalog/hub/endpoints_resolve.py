@@ -103,7 +103,9 @@ def routes(hub: Hub) -> APIRouter:
     """Return the endpoint that sends files."""
     router = new_router(hub)
 
-    @router.api_route("/{ns}/{name}/resolve/{rest:path}", methods=["GET", "HEAD"])
+    # Two routes, because each operation of the API description needs a name of its own.
+    @router.head("/{ns}/{name}/resolve/{rest:path}", operation_id="resolve_head")
+    @router.get("/{ns}/{name}/resolve/{rest:path}", operation_id="resolve")
     async def resolve(ns: str, name: str, request: Request) -> Response:
         found = await run_in_threadpool(_find, hub, request, ns, name)
         return await run_in_threadpool(_answer, hub, request, found)
