@@ -120,7 +120,14 @@ class Market:
             org_id = org.id
         return org_id, secret
 
-    def listing(self, components: Components, *, model: str = SEED, url: str | None = None) -> str:
+    def listing(
+        self,
+        components: Components,
+        *,
+        model: str = SEED,
+        url: str | None = None,
+        context_length: int = 256,
+    ) -> str:
         """List a model at another price, served by the seed engine (or at `url`)."""
         slug = f"tokenmart/{ulid().lower()}"
         developer = Actor("dev", frozenset({Part.DEVELOPER, Part.OWNER}))
@@ -139,7 +146,7 @@ class Market:
             tasks=["translation"],
             languages=["zh"],
             licence="Apache-2.0",
-            context_length=256,
+            context_length=context_length,
             max_output_tokens=64,
         )
         with self._database() as database, database.session() as session:
@@ -151,13 +158,13 @@ class Market:
             move(session, operator, slug, "override", reason="test")
             move(session, operator, slug, "list")
             publish_price(session, slug, components, 0, "test", "test", now_us())
-            seed = session.get_one(Endpoint, "ept_seed")
+            seed = None if url else session.get_one(Endpoint, "ept_seed")
             endpoint = Endpoint(
                 id=new_id("ept"),
                 listing=slug,
-                url=url or seed.url,
+                url=url or (seed.url if seed else ""),
                 model=model,
-                api_key=seed.api_key,
+                api_key=seed.api_key if seed else "",
                 updated_at_us=now_us(),
             )
             session.add(endpoint)
