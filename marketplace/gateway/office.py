@@ -59,6 +59,8 @@ class WorkerHandle:
         self.ready = asyncio.Event()
         self.now = Now()
         self.meter = Meter()
+        self.past_cpu_s = 0.0
+        """Processor time of those that it has replaced."""
 
 
 class GatewayOffice:
@@ -79,6 +81,7 @@ class GatewayOffice:
         self._adopt_connection = adopt
         self.workers = [WorkerHandle(number) for number in range(count)]
         self._past = Meter()
+        self._past_unseen = 0
         self._markers = b""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._leaving = False
@@ -135,6 +138,10 @@ class GatewayOffice:
             total.add(worker.meter)
         return total
 
+    def unseen(self) -> int:
+        """Return of how many requests the workers could not tell, the dead workers' included."""
+        return self._past_unseen + sum(worker.now.unseen for worker in self.workers)
+
     def _run(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
@@ -149,6 +156,8 @@ class GatewayOffice:
                 log.exception("worker %d could not be started", worker.number)
             worker.ready.clear()
             self._past.add(worker.meter)
+            self._past_unseen += worker.now.unseen
+            worker.past_cpu_s += worker.now.cpu_s
             worker.meter, worker.now = Meter(), Now()
             if not self._leaving:
                 self.restarts += 1
