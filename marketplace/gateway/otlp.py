@@ -84,8 +84,10 @@ class Exporter:
 
         timeout = aiohttp.ClientTimeout(total=_PATIENCE_S)
         async with aiohttp.ClientSession(timeout=timeout, headers=self._headers) as session:
-            while not self._closing.is_set():
+            closing = False
+            while not closing:
                 await self._sleep(_EVERY_S)
+                closing = self._closing.is_set()
                 while self._waiting:
                     count = min(len(self._waiting), _AT_ONCE)
                     await self._send(session, [self._waiting.popleft() for _ in range(count)])

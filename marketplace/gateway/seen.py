@@ -33,7 +33,8 @@ _MOST_BEHIND = 4 * 1024 * 1024
 """Bytes that may wait on the channel for the office before what is seen is dropped."""
 _NEVER_US = 1 << 62
 _CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_NAME = re.compile(r"[\w./:-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}(:free)?")
+"""What a listing may be called; anything else that stands for a model may be anything."""
 
 
 class Attempt(msgspec.Struct, array_like=True):
