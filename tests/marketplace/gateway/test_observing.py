@@ -292,6 +292,18 @@ def test_the_metrics_tell_where_the_time_went(caller: Caller, engine: Upstream) 
     assert found["process_resident_memory_bytes"] > 1_000_000
 
 
+def test_every_metric_is_on_its_page(caller: Caller) -> None:
+    caller.ask()
+    with urllib.request.urlopen(f"{caller.market.url}/metrics") as answer:
+        text = answer.read().decode()
+    families = re.findall(r"^# TYPE tokenmart_gateway_(\w+) (\w+)$", text, re.MULTILINE)
+    page = (Path(__file__).parents[3] / "docs/operations.md").read_text()
+    ends = {"counter": "_total", "histogram": "_seconds", "gauge": ""}
+    told = {name.removesuffix(ends.get(kind, "")) for name, kind in families}
+    assert len(told) > 30
+    assert {name for name in told if f"`{name}`" not in page} == set()
+
+
 def test_by_default_only_slow_calls_are_logged_and_a_parent_passes_through(
     tmp_path: Path, engine: Upstream
 ) -> None:
