@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from support.fuzz_bodies import BODY_LIMIT, PATHS, STREAMING, encode, good, spoiled
-from support.fuzz_streams import Act, answer, counted, events, script
+from support.fuzz_streams import Act, answer, counted, events, native_events, script
 
 End = Literal["answer", "half", "reset", "leave", "park"]
 """What the client does after its last byte: wait for its answers; wait a moment, then stop sending; reset
@@ -129,7 +129,8 @@ def _bad_body(number: int, chance: random.Random, world: World) -> Case:
 def _bad_engine(number: int, chance: random.Random, world: World) -> Case:
     path, body, most = _call(number, chance, world)
     streamed = b'"stream":true' in body
-    asked = path if "completions" in path or "embed" in path or "moder" in path else PATHS[0]
+    translated = path in ("/v1/responses", "/v1/messages") and chance.random() < 0.6
+    asked = PATHS[0] if translated else path
     sent = request(world, chance.choice(world.keys), path, body)
     case = Case(number, f"engine {path}{' stream' if streamed else ''}", [sent], answers=1)
     case.engine = script(asked, case.mark, streamed, chance)
@@ -428,7 +429,9 @@ def engine_answer(path: str, number: int, streamed: bool) -> list[Act]:
     chance = random.Random(number)
     if not streamed:
         return [_whole(b"application/json", answer(path, mark(number), chance, usage=...))]
-    body = b"".join(event + b"\n\n" for event in events(path, mark(number), chance))
+    native = path in ("/v1/responses", "/v1/messages")
+    told = (native_events if native else events)(path, mark(number), chance)
+    body = b"".join(event + b"\n\n" for event in told)
     return [_whole(b"text/event-stream", body)]
 
 

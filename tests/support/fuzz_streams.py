@@ -123,10 +123,36 @@ def events(path: str, mark: str, chance: random.Random, *, usage: Any = ...) -> 
     return [*made, b"data: [DONE]"]
 
 
+def native_events(path: str, mark: str, chance: random.Random, *, usage: Any = ...) -> list[bytes]:
+    """Return a good stream of an engine that speaks Responses or Messages itself; as `events`."""
+    used = {"input_tokens": 5, "output_tokens": 2} if usage is ... else usage
+    text = f"{mark} 词"
+    told: list[dict[str, Any]]
+    if path == "/v1/responses":
+        told = [
+            {"type": "response.created", "response": {"id": "r", "usage": None}},
+            {"type": "response.output_text.delta", "delta": text},
+            {"type": "response.completed", "response": {"id": "r", "usage": used}},
+        ]
+    else:
+        told = [
+            {"type": "message_start", "message": {"id": "m", "usage": used}},
+            {"type": "content_block_delta", "index": 0, "delta": {"text": text}},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": used},
+            {"type": "message_stop"},
+        ]
+    told[1:1] = [{"type": "ping"}] * chance.randint(0, 2)
+    return [f"event: {one['type']}\ndata: {json.dumps(one)}".encode() for one in told]
+
+
+def _said_by(path: str) -> Any:
+    return native_events if path in ("/v1/responses", "/v1/messages") else events
+
+
 def spoiled_events(path: str, mark: str, chance: random.Random) -> bytes:
     """Return the bytes of a stream in which one or several things are wrong."""
     usage = chance.choice((..., None, *_ODD_USAGE)) if chance.random() < 0.5 else ...
-    told = events(path, mark, chance, usage=usage)
+    told = _said_by(path)(path, mark, chance, usage=usage)
     for _ in range(chance.choice((0, 1, 1, 2, 4))):
         _spoil(told, chance)
     ending = chance.choice(
@@ -173,6 +199,15 @@ def _spoil(told: list[bytes], chance: random.Random) -> None:
         b'data: {"choices":[{"index":0,"delta":{"content":"\\ud83d"}}]}',
         b'data: {"choices":[{"index":0,"delta":{"content":"a\\u0000b\\u2028"}}]}',
         b'data: {"choices":[{"index":0,"finish_reason":{"a":1}}]}',
+        b"event: message_stop\ndata: {}",
+        b"event: response.completed",
+        b"event: response.completed\ndata: {",
+        b'data: {"type":"response.completed","response":{"usage":'
+        + usage
+        + b"}}\nevent: response.completed",
+        b'event: message_delta\ndata: {"usage":' + usage + b"}",
+        b'event: response.incomplete\ndata: {"response":{"usage":' + usage + b"}}",
+        b'event: response.failed\ndata: {"response":{"error":{"message":"no"}}}',
     )
     way = chance.randrange(7)
     if way <= 3:
