@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -122,6 +123,20 @@ class _Server(uvicorn.Server):
         self.gateway = self._market.gateway = gateway
         await gateway.start()
         self._listening()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take SIGINT and SIGTERM as the wish to stop, which ends in exit code 0.
+
+        uvicorn would raise them once more at the end, and nobody would stop the engine any more.
+        """
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def _adopt(self, connection: socket.socket, read: bytes) -> None:
         loop = asyncio.get_running_loop()

@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; our own errors are one sentence, not a traceback."""
+    """Run the command line; our own errors and wrong settings are a sentence, not a traceback."""
     from catalog.ground.errors import TokenMartError
     from marketplace.cli.root import app
 
@@ -19,3 +19,13 @@ def main() -> None:
     except TokenMartError as error:
         print(f"tokenmart: {error}", file=sys.stderr)
         sys.exit(1)
+    except ValueError as error:
+        from pydantic import ValidationError
+
+        if not isinstance(error, ValidationError) or error.title != "Settings":
+            raise
+        for wrong in error.errors():
+            name = "".join(f"TOKENMART_{part}: ".upper() for part in wrong["loc"])
+            said = wrong["msg"].removeprefix("Value error, ")
+            print(f"tokenmart: {name}{said}", file=sys.stderr)
+        sys.exit(2)

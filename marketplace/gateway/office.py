@@ -102,6 +102,8 @@ class GatewayOffice:
     async def stop(self) -> None:
         """Let the workers finish what they have begun, and return when they have ended."""
         self._leaving = True
+        # With the workers' copies closed as well, who comes now is refused, and does not wait in vain.
+        self._listener.close()
         processes = [w.process for w in self.workers if w.process is not None]
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
