@@ -6,10 +6,10 @@
 
     launch.py     from `tokenmart serve litellm` into litellm's own environment, where command.py is the door
     config.py     the file that lists the models    options.py  the command line
-    listening.py  the address, the parent           process.py  ready line, signals, drain
-    meters.py     what is counted
+    meters.py     what is counted                   ../process  address, ready line, signals, drain, the key
 
 litellm is imported by `calls.py` and `failures.py` alone, in the environment that `make toolchain-litellm`
 makes; `launch`, `options`, `config` and `egress` also run without it. Nothing is retried, cached, logged
-elsewhere or priced here: holds, fallbacks and bills are the gateway's. Imports `catalog.ground` only.
+elsewhere or priced here: holds, fallbacks and bills are the gateway's. Imports `catalog.ground` and
+`serving.process` only.
 """

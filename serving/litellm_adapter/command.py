@@ -12,9 +12,10 @@ import sys
 
 from catalog.ground.errors import TokenMartError, Unavailable
 from serving.litellm_adapter import config as configuration
-from serving.litellm_adapter import listening
 from serving.litellm_adapter import options as settings
 from serving.litellm_adapter.egress import Egress
+from serving.process.listening import open_socket
+from serving.process.parent import die_with_parent
 
 
 def main(argv: list[str]) -> int:
@@ -28,9 +29,10 @@ def main(argv: list[str]) -> int:
 
 
 def _serve(options: settings.Options, config: configuration.Config) -> int:
+    # The parent and the address before litellm, whose import takes seconds.
     if options.exit_with_parent:
-        listening.die_with_parent()
-    with listening.open_socket(options) as listener:
+        die_with_parent()
+    with open_socket(options.host, options.port) as listener:
         # Before litellm: what is imported there cannot call home either.
         Egress(config.hosts).install()
         # litellm reads these when it is imported: no .env file, no price list from the network.
@@ -38,7 +40,8 @@ def _serve(options: settings.Options, config: configuration.Config) -> int:
         os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
         os.environ.setdefault("LITELLM_LOG", "ERROR")
         try:
-            from serving.litellm_adapter import calls, endpoints, process
+            from serving.litellm_adapter import calls, endpoints
+            from serving.process.running import run
         except ModuleNotFoundError as error:
             raise Unavailable(
                 f"This environment lacks {error.name}.",
@@ -49,5 +52,13 @@ def _serve(options: settings.Options, config: configuration.Config) -> int:
         adapter = endpoints.Adapter(config, options.api_key)
         # asyncio's own loop: `egress` sees its connections, and would not see uvloop's.
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-            runner.run(process.serve(options, adapter, listener))
+            runner.run(
+                run(
+                    endpoints.build(adapter),
+                    adapter,
+                    listener,
+                    ready={"models": list(config.models)},
+                    drain_s=options.drain_s,
+                )
+            )
     return 0

@@ -4,47 +4,39 @@
     GET  /v1/models             GET  /v1/models/{id}   POST /tokenize
     GET  /health, /healthz      GET  /metrics
 
-A key, when one is set, guards `/v1` and `/tokenize`. Handlers raise; `delivery.refusal` words it.
+A key, when one is set, guards `/v1` and `/tokenize`. Handlers raise; `edge.Guard` words it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from catalog.ground.errors import (
     BadRequest,
     NotFound,
-    PayloadTooLarge,
     RateLimited,
     TokenMartError,
-    Unauthenticated,
     Unavailable,
 )
 from serving.litellm_adapter import calls, requests
 from serving.litellm_adapter.config import Config, Endpoint, Served
-from serving.litellm_adapter.delivery import (
-    ClientLeftError,
-    EventStream,
-    document,
-    refusal,
-    while_connected,
-)
+from serving.litellm_adapter.delivery import EventStream, while_connected
 from serving.litellm_adapter.failures import log, translate
 from serving.litellm_adapter.meters import Meters
 from serving.litellm_adapter.requests import Json
+from serving.process import edge
+from serving.process.bodies import check_one_prompt
+from serving.process.edge import CLIENT_LEFT_STATUS, ClientLeftError, Guard, document
 
-Handler = Callable[[Request], Awaitable[Response]]
-CLIENT_LEFT_STATUS = 499
 BUSY_WAIT_S = 1.0
 THREAD_BYTES = 20_000
 """Longer prompts are counted beside the event loop, so that no other answer waits for them."""
@@ -58,7 +50,7 @@ class Adapter:
         self.created_s = int(time.time())
         self.draining = False
         self.open = 0
-        self._key = None if api_key is None else api_key.encode()
+        self.guard = Guard(api_key, "adapter")
         self._open_of = dict.fromkeys(config.models, 0)
 
     def served(self, name: str) -> Served:
@@ -69,14 +61,6 @@ class Adapter:
                 f"The model {name!r} does not exist here.", code="model_not_found", param="model"
             )
         return served
-
-    def check_key(self, request: Request) -> None:
-        """Raise `Unauthenticated` unless the caller brings the adapter's key, if there is one."""
-        if self._key is None:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
-            raise Unauthenticated("This adapter wants its key: Authorization: Bearer ….")
 
     def begin(self, served: Served) -> None:
         """Take a place for a call; `RateLimited` when all are taken. `end` gives it back."""
@@ -112,41 +96,27 @@ class Adapter:
 
 def build(adapter: Adapter) -> Starlette:
     """Return the application."""
-    house = _Endpoints(adapter)
+    house, guarded = _Endpoints(adapter), adapter.guard
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", house.guarded(house.chat), methods=["POST"]),
-            Route("/v1/completions", house.guarded(house.text), methods=["POST"]),
-            Route("/v1/embeddings", house.guarded(house.embeddings), methods=["POST"]),
-            Route("/v1/moderations", house.guarded(house.moderations), methods=["POST"]),
-            Route("/v1/models", house.guarded(house.models), methods=["GET"]),
-            Route("/v1/models/{name:path}", house.guarded(house.model), methods=["GET"]),
-            Route("/tokenize", house.guarded(house.tokenize), methods=["POST"]),
+            Route("/v1/chat/completions", guarded(house.chat), methods=["POST"]),
+            Route("/v1/completions", guarded(house.text), methods=["POST"]),
+            Route("/v1/embeddings", guarded(house.embeddings), methods=["POST"]),
+            Route("/v1/moderations", guarded(house.moderations), methods=["POST"]),
+            Route("/v1/models", guarded(house.models), methods=["GET"]),
+            Route("/v1/models/{name:path}", guarded(house.model), methods=["GET"]),
+            Route("/tokenize", guarded(house.tokenize), methods=["POST"]),
             Route("/health", house.health, methods=["GET"]),
             Route("/healthz", house.health, methods=["GET"]),
             Route("/metrics", house.metrics, methods=["GET"]),
         ],
-        exception_handlers={HTTPException: _no_such_path},
+        exception_handlers={HTTPException: edge.no_such_path},
     )
 
 
 class _Endpoints:
     def __init__(self, adapter: Adapter) -> None:
         self._adapter = adapter
-
-    def guarded(self, handler: Handler) -> Handler:
-        """Wrap a handler: the key is checked first, whatever is raised becomes an answer."""
-
-        async def handle(request: Request) -> Response:
-            try:
-                self._adapter.check_key(request)
-                return await handler(request)
-            except (ClientDisconnect, ClientLeftError):
-                return Response(status_code=CLIENT_LEFT_STATUS)
-            except Exception as error:
-                return refusal(error)
-
-        return handle
 
     async def chat(self, request: Request) -> Response:
         body = await self._body(request)
@@ -186,10 +156,7 @@ class _Endpoints:
         body = await self._body(request)
         ask, _ = requests.read(body, requests.TokenizeAsk)
         served = self._adapter.served(ask.model)
-        if (ask.prompt is None) == (ask.messages is None):
-            raise BadRequest(
-                "Give either prompt or messages.", code="invalid_value", param="prompt"
-            )
+        check_one_prompt(ask.prompt, ask.messages)
         given = (served, ask.messages, ask.prompt, ask.tools)
         try:
             if len(body) > THREAD_BYTES:
@@ -210,13 +177,10 @@ class _Endpoints:
         return document(self._card(self._adapter.served(request.path_params["name"])))
 
     async def health(self, request: Request) -> Response:
-        if self._adapter.draining:
-            return document({"status": "draining"}, 503)
-        return document({"status": "ok"})
+        return edge.health(self._adapter.draining)
 
     async def metrics(self, request: Request) -> Response:
-        shown = self._adapter.meters.exposition()
-        return Response(shown, media_type="text/plain; version=0.0.4")
+        return edge.metrics(self._adapter.meters.exposition())
 
     def _card(self, served: Served) -> Json:
         card: Json = {
@@ -239,13 +203,7 @@ class _Endpoints:
         return served
 
     async def _body(self, request: Request) -> bytes:
-        limit, pieces, size = self._adapter.config.max_body_bytes, [], 0
-        async for piece in request.stream():
-            size += len(piece)
-            if size > limit:
-                raise PayloadTooLarge(f"The body has more than {limit} bytes.")
-            pieces.append(piece)
-        return b"".join(pieces)
+        return await edge.body_of(request, self._adapter.config.max_body_bytes)
 
     async def _whole(
         self,
@@ -307,12 +265,3 @@ class _Endpoints:
         self._adapter.meters.requests.labels(endpoint, served.name, str(status)).inc()
         if status == CLIENT_LEFT_STATUS:
             self._adapter.meters.cancelled.labels(served.name).inc()
-
-
-async def _no_such_path(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 404
-    answer = refusal(
-        NotFound(f"{request.method} {request.url.path} is not served here.", code="no_such_path")
-    )
-    answer.status_code = status
-    return answer

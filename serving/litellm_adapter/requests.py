@@ -8,18 +8,16 @@ only what this process relies on is checked here.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from catalog.ground.errors import BadRequest
+from serving.process.bodies import named_faults
 
 Json = dict[str, Any]
 Count = Annotated[int, Meta(ge=1)]
-_PLACE = re.compile(r" - at `\$\.?(?P<field>[^`]*)`$")
-_MISSING = re.compile(r"required field `(?P<field>[^`]*)`")
 
 _SAMPLING = frozenset(
     {"temperature", "top_p", "n", "stop", "presence_penalty", "frequency_penalty", "logit_bias"}
@@ -83,13 +81,9 @@ Body = TypeVar("Body", bound=Ask)
 
 def read(body: bytes, kind: type[Body]) -> tuple[Body, Json]:
     """Return the checked body and all of it; `BadRequest` names the field at fault."""
-    try:
+    with named_faults():
         document = msgspec.json.decode(body)
         ask = msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        raise _wrong_field(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequest("The body is not valid JSON.", code="invalid_json") from None
     if isinstance(ask, ChatAsk):
         _check_tools(ask)
     if isinstance(ask, Generating) and ask.stream and (ask.n or 1) > 1:
@@ -130,11 +124,3 @@ def _check_tools(ask: ChatAsk) -> None:
                 code="unsupported_parameter",
                 param=f"tools[{place}].type",
             )
-
-
-def _wrong_field(said: str) -> BadRequest:
-    found = _PLACE.search(said) or _MISSING.search(said)
-    field = found["field"] if found else None
-    words = _PLACE.sub("", said).replace("Object missing", "The body lacks the")
-    where = f" (in {field})." if field and "required" not in said else "."
-    return BadRequest(words + where, code="invalid_type", param=field)

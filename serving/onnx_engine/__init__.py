@@ -8,10 +8,12 @@
     one more row prefills in chunks between the steps; sequence.py is one row's life:
     sampling.py chooses a token, text.py turns tokens into whole characters and finds stop strings
 
-    options.py  what can be set          loading.py  verify, then load      template.py  chat template
-    meters.py   what is counted          process.py  sockets, signals, drain  command.py  the door
+    options.py  what can be set          loading.py  verify, then load       template.py  chat template
+    meters.py   what is counted          process.py  from loaded to drained  command.py  the door
+    ../process  socket, ready line, signals, drain, the key, refusals
 
 Needs onnxruntime, tokenizers, jinja2, numpy, starlette, uvicorn, msgspec, prometheus-client: no torch,
-no transformers. Imports `catalog.ground` and `catalog.variants` only. A prefix cache would fit between
-`scheduler` and `decoder`: spare rows keyed by token ids, a hit copies columns as `Decoder.move` does.
+no transformers. Imports `catalog.ground`, `catalog.variants` and `serving.process` only. A prefix cache
+would fit between `scheduler` and `decoder`: spare rows keyed by token ids, a hit copies columns as
+`Decoder.move` does.
 """

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from catalog.ground.errors import TokenMartError
 from serving.onnx_engine import options as settings
+from serving.process.listening import open_socket
+from serving.process.parent import die_with_parent
 
 
 def main(argv: list[str]) -> int:
@@ -31,9 +33,9 @@ def _serve(options: settings.Options) -> int:
     from serving.onnx_engine import loading, process
 
     if options.exit_with_parent:
-        process.die_with_parent()
+        die_with_parent()
     # The address first: an engine that cannot listen should not read gigabytes to find out.
-    with process.open_socket(options) as listener:
+    with open_socket(options.host, options.port, options.uds) as listener:
         model = loading.load(options)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(process.serve(options, model, listener))

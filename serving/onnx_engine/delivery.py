@@ -7,28 +7,19 @@ listening there: `Watch` does, and ends the generation, whose rows are then free
 from __future__ import annotations
 
 import asyncio
-import sys
-import traceback
 from collections.abc import AsyncIterator
 from types import TracebackType
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from catalog.ground.errors import TokenMartError
-from catalog.ground.rendering import openai_object, render_openai
 from serving.onnx_engine.answers import Shape, usage
 from serving.onnx_engine.engine import Engine, Generation
 from serving.onnx_engine.requests import Ask
 from serving.onnx_engine.sequence import Piece
-
-DONE = b"data: [DONE]\n\n"
-_encode = msgspec.json.encode
-
-
-class ClientLeftError(Exception):
-    """Nobody is there to be answered."""
+from serving.process.edge import ClientLeftError, client_left, document
+from serving.process.events import DONE, Events, event
 
 
 class Watch:
@@ -51,17 +42,8 @@ class Watch:
         self._engine.close(self._generation)
 
     async def _listen(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await client_left(receive)
         self._generation.leave()
-
-
-def refusal(error: Exception) -> Response:
-    """Return the answer to a request that failed; what is not ours is logged and not told."""
-    if not isinstance(error, TokenMartError):
-        traceback.print_exception(error, file=sys.stderr)
-    rendered = render_openai(error)
-    return Response(rendered.body, rendered.status, rendered.headers)
 
 
 async def whole(engine: Engine, generation: Generation, shape: Shape, receive: Receive) -> Response:
@@ -72,22 +54,14 @@ async def whole(engine: Engine, generation: Generation, shape: Shape, receive: R
             pieces += batch
     if generation.left:
         raise ClientLeftError
-    return Response(_encode(shape.whole(pieces)), media_type="application/json")
+    return document(shape.whole(pieces))
 
 
-class EventStream(Response):
-    """Server-sent events of one generation.
-
-    Headers are sent with the first piece, so that a failure before it still has its own status; a
-    failure after it is an event with an error object, and then no `[DONE]`.
-    """
+class EventStream(Events):
+    """Server-sent events of one generation."""
 
     def __init__(self, engine: Engine, generation: Generation, shape: Shape, ask: Ask) -> None:
-        super().__init__(
-            media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-        )
-        del self.headers["content-length"]
+        super().__init__()
         self._engine, self._generation, self._shape = engine, generation, shape
         options = ask.stream_options
         self._running_usage = bool(options and options.continuous_usage_stats)
@@ -96,30 +70,14 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream; returns early when the client leaves."""
         with Watch(self._engine, self._generation, receive):
-            started = False
             try:
                 async for lines in self._lines():
-                    if not started:
-                        await self._start(send)
-                        started = True
-                    await send({"type": "http.response.body", "body": lines, "more_body": True})
+                    await self.say(send, lines)
             except TokenMartError as error:
-                if started:
-                    await send({"type": "http.response.body", "body": _failure(error)})
-                else:
-                    await refusal(error)(scope, receive, send)
+                await self.fail(error, scope, receive, send)
                 return
-            if started and not self._generation.left:
-                await send({"type": "http.response.body", "body": self._end()})
-
-    async def _start(self, send: Send) -> None:
-        await send(
-            {
-                "type": "http.response.start",
-                "status": self.status_code,
-                "headers": self.raw_headers,
-            }
-        )
+            if self.started and not self._generation.left:
+                await self.say(send, self._end(), last=True)
 
     async def _lines(self) -> AsyncIterator[bytes]:
         async for batch in self._generation.batches():
@@ -137,13 +95,9 @@ class EventStream(Response):
             chunk["usage"] = usage(self._generation)
         elif self._last_usage:
             chunk["usage"] = None
-        return b"data: " + _encode(chunk) + b"\n\n"
+        return event(chunk)
 
     def _end(self) -> bytes:
         if not self._last_usage:
             return DONE
-        return b"data: " + _encode(self._shape.usage_chunk()) + b"\n\n" + DONE
-
-
-def _failure(error: TokenMartError) -> bytes:
-    return b"data: " + _encode(openai_object(error)) + b"\n\n"
+        return event(self._shape.usage_chunk()) + DONE

@@ -3,35 +3,25 @@
     POST /v1/chat/completions   POST /v1/completions   GET /v1/models   GET /v1/models/{id}
     POST /tokenize              GET /healthz           GET /metrics
 
-A key, when one is set, guards `/v1` and `/tokenize`. Handlers raise; `delivery.refusal` words it.
+A key, when one is set, guards `/v1` and `/tokenize`. Handlers raise; `edge.Guard` words it.
 """
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable
-
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from catalog.ground.errors import (
-    BadRequest,
-    NotFound,
-    PayloadTooLarge,
-    Unauthenticated,
-)
 from serving.onnx_engine import requests
 from serving.onnx_engine.answers import ChatShape, Json, Shape, TextShape
-from serving.onnx_engine.delivery import ClientLeftError, EventStream, refusal, whole
+from serving.onnx_engine.delivery import EventStream, whole
 from serving.onnx_engine.engine import Engine
 from serving.onnx_engine.requests import ChatAsk, TextAsk, TokenizeAsk
-
-Handler = Callable[[Request], Awaitable[Response]]
-CLIENT_LEFT_STATUS = 499
+from serving.process import edge
+from serving.process.bodies import check_one_prompt
+from serving.process.edge import Guard, Handler, document
 
 
 def build(engine: Engine) -> Starlette:
@@ -47,29 +37,14 @@ def build(engine: Engine) -> Starlette:
             Route("/healthz", house.health, methods=["GET"]),
             Route("/metrics", house.metrics, methods=["GET"]),
         ],
-        exception_handlers={HTTPException: _no_such_path},
+        exception_handlers={HTTPException: edge.no_such_path},
     )
 
 
 class _Endpoints:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        key = engine.options.api_key
-        self._key = None if key is None else key.encode()
-
-    def guarded(self, handler: Handler) -> Handler:
-        """Wrap a handler: the key is checked first, whatever is raised becomes an answer."""
-
-        async def handle(request: Request) -> Response:
-            try:
-                self._check_key(request)
-                return await handler(request)
-            except (ClientDisconnect, ClientLeftError):
-                return Response(status_code=CLIENT_LEFT_STATUS)
-            except Exception as error:
-                return refusal(error)
-
-        return handle
+        self.guarded = Guard(engine.options.api_key, "engine")
 
     def counted(self, handler: Handler) -> Handler:
         """Wrap a handler of a generating endpoint: guarded, and its outcome is counted."""
@@ -104,10 +79,7 @@ class _Endpoints:
         ask = requests.read(await self._body(request), TokenizeAsk)
         if ask.model is not None:
             self._engine.check_name(ask.model)
-        if (ask.prompt is None) == (ask.messages is None):
-            raise BadRequest(
-                "Give either prompt or messages.", code="invalid_value", param="prompt"
-            )
+        check_one_prompt(ask.prompt, ask.messages)
         if ask.messages is not None:
             prompt = ask.add_generation_prompt is not False
             ids = await self._engine.encode_chat(ask.messages, ask.tools, prompt)
@@ -115,24 +87,23 @@ class _Endpoints:
             special = ask.add_special_tokens is not False
             ids = await self._engine.encode_text(ask.prompt or "", add_special_tokens=special)
         limit = self._engine.context_length
-        return _json({"count": len(ids), "max_model_len": limit, "tokens": ids})
+        return document({"count": len(ids), "max_model_len": limit, "tokens": ids})
 
     async def models(self, request: Request) -> Response:
-        return _json({"object": "list", "data": [self._card(name) for name in self._engine.names]})
+        return document(
+            {"object": "list", "data": [self._card(name) for name in self._engine.names]}
+        )
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
         self._engine.check_name(name)
-        return _json(self._card(name))
+        return document(self._card(name))
 
     async def health(self, request: Request) -> Response:
-        if self._engine.draining:
-            return _json({"status": "draining"}, 503)
-        alive = self._engine.scheduler.alive
-        return _json({"status": "ok" if alive else "failed"}, 200 if alive else 503)
+        return edge.health(self._engine.draining, self._engine.scheduler.alive)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self._engine.meters.exposition(), media_type="text/plain; version=0.0.4")
+        return edge.metrics(self._engine.meters.exposition())
 
     def _card(self, name: str) -> Json:
         return {
@@ -143,21 +114,8 @@ class _Endpoints:
             "max_model_len": self._engine.context_length,
         }
 
-    def _check_key(self, request: Request) -> None:
-        if self._key is None:
-            return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
-            raise Unauthenticated("This engine wants its key: Authorization: Bearer ….")
-
     async def _body(self, request: Request) -> bytes:
-        limit, pieces, size = self._engine.options.max_body_bytes, [], 0
-        async for piece in request.stream():
-            size += len(piece)
-            if size > limit:
-                raise PayloadTooLarge(f"The body has more than {limit} bytes.")
-            pieces.append(piece)
-        return b"".join(pieces)
+        return await edge.body_of(request, self._engine.options.max_body_bytes)
 
     async def _answer(
         self,
@@ -171,16 +129,3 @@ class _Endpoints:
         if ask.stream:
             return EventStream(self._engine, generation, worded, ask)
         return await whole(self._engine, generation, worded, request.receive)
-
-
-def _json(body: Json, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
-
-
-async def _no_such_path(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 404
-    answer = refusal(
-        NotFound(f"{request.method} {request.url.path} is not served here.", code="no_such_path")
-    )
-    answer.status_code = status
-    return answer

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-KEY_VARIABLE = "TOKENMART_ENGINE_KEY"
+from serving.process.options import ServerOptions, add_arguments, fields_of
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Options(ServerOptions):
     """`max_model_len` 0 means the model's own context, or what `cache_bytes` has room for."""
 
     folder: Path
-    host: str = "127.0.0.1"
-    port: int = 8100
     uds: str | None = None
     served_names: tuple[str, ...] = ()
-    api_key: str | None = field(default=None, repr=False)
     max_rows: int = 8
     max_waiting: int = 64
     max_model_len: int = 0
@@ -27,9 +23,7 @@ class Options:
     chunk_tokens: int = 64
     threads: int = 1
     request_timeout_s: float = 600.0
-    drain_s: float = 30.0
     max_body_bytes: int = 4 * 2**20
-    exit_with_parent: bool = False
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,25 +33,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("folder", type=Path, help="variant folder with its manifest.json")
-    add("--host", default="127.0.0.1", help="address to listen on")
-    add("--port", type=int, default=8100, help="port to listen on; 0 takes a free one")
+    add_arguments(made, port=8100)
     add("--uds", metavar="PATH", help="listen on a Unix domain socket instead")
     add("--served-model-name", nargs="+", default=[], metavar="NAME", help="names to answer to")
-    add(
-        "--api-key", help=f"key that callers must bring (better: {KEY_VARIABLE} in the environment)"
-    )
     add("--max-rows", type=_at_least(1), default=8, help="sequences that are decoded together")
     add("--max-waiting", type=_at_least(0), default=64, help="sequences that may wait; then 429")
     add("--max-model-len", type=_at_least(0), default=0, help="context in tokens; 0: the model's")
     add("--chunk-tokens", type=_at_least(1), default=64, help="prompt tokens between two steps")
     add("--threads", type=_at_least(1), default=1, help="threads of the matrix products")
     add("--request-timeout-seconds", type=float, default=600.0, help="time for one request")
-    add("--drain-seconds", type=float, default=30.0, help="time for open answers after SIGTERM")
-    add(
-        "--exit-with-parent",
-        action="store_true",
-        help="die with the thread that started this (Linux): start engines from a lasting one",
-    )
     return made
 
 
@@ -66,19 +50,15 @@ def parse(argv: list[str]) -> Options:
     given = parser().parse_args(argv)
     return Options(
         folder=given.folder,
-        host=given.host,
-        port=given.port,
         uds=given.uds,
         served_names=tuple(given.served_model_name),
-        api_key=given.api_key or os.environ.get(KEY_VARIABLE) or None,
         max_rows=given.max_rows,
         max_waiting=given.max_waiting,
         max_model_len=given.max_model_len,
         chunk_tokens=given.chunk_tokens,
         threads=given.threads,
         request_timeout_s=given.request_timeout_seconds,
-        drain_s=given.drain_seconds,
-        exit_with_parent=given.exit_with_parent,
+        **fields_of(given),
     )
 
 

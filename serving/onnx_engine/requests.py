@@ -7,18 +7,16 @@ range is refused by name. `ignore_eos`, `min_tokens`, `top_k`, `stop_token_ids` 
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from catalog.ground.errors import BadRequest
+from serving.process.bodies import named_faults
 
 STOPS_MAX = 16
 STOP_CHARACTERS_MAX = 256
-_PLACE = re.compile(r" - at `\$\.?(?P<field>[^`]*)`$")
-_MISSING = re.compile(r"required field `(?P<field>[^`]*)`")
 
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
@@ -97,12 +95,8 @@ Body = TypeVar("Body", ChatAsk, TextAsk, TokenizeAsk)
 
 def read(body: bytes, kind: type[Body]) -> Body:
     """Return the body as `kind`; `BadRequest` names the field at fault."""
-    try:
+    with named_faults():
         ask = msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise _wrong_field(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequest("The body is not valid JSON.", code="invalid_json") from None
     if isinstance(ask, Ask):
         _check(ask)
     return ask
@@ -111,17 +105,6 @@ def read(body: bytes, kind: type[Body]) -> Body:
 def refuse(field: str, what: str) -> BadRequest:
     """Return the error for a field whose value will not do."""
     return BadRequest(f"{field}: {what}", code="invalid_value", param=field)
-
-
-def _wrong_field(said: str) -> BadRequest:
-    found = _PLACE.search(said) or _MISSING.search(said)
-    field = found["field"] if found else None
-    return BadRequest(
-        _PLACE.sub("", said).replace("Object missing", "The body lacks the")
-        + (f" (in {field})." if field and "required" not in said else "."),
-        code="invalid_type",
-        param=field,
-    )
 
 
 def _check(ask: Ask) -> None:

@@ -1,7 +1,7 @@
-"""The process around the adapter: the ready line, signals, an orderly end.
+"""From the ready line to an orderly end.
 
-SIGTERM (or SIGINT) drains: new calls get 503 and `/health` says so, open answers may finish for `drain_s`
-seconds; the exit code is 0 either way. A second signal ends the wait.
+SIGTERM (or SIGINT) drains: new work gets 503 and the health page says so, open answers may finish for
+`drain_s` seconds. A second signal ends the wait.
 """
 
 from __future__ import annotations
@@ -12,15 +12,26 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sized
+from typing import Any, Protocol
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from serving.litellm_adapter.endpoints import Adapter, build
-from serving.litellm_adapter.options import Options
+from serving.process.listening import url_of
 
 KEEP_ALIVE_S = 75
 LAST_WORDS_S = 2
+
+
+class Work(Protocol):
+    """What is going on behind the endpoints; it takes nothing new while `draining`."""
+
+    draining: bool
+
+    @property
+    def open(self) -> Sized | int:
+        """The answers under way, or how many there are."""
 
 
 class _Server(uvicorn.Server):
@@ -31,10 +42,22 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(options: Options, adapter: Adapter, listener: socket.socket) -> None:
-    """Answer until a signal comes, then drain. Prints the ready line on stdout."""
+async def run(
+    app: ASGIApp,
+    work: Work,
+    listener: socket.socket,
+    *,
+    ready: dict[str, Any],
+    drain_s: float,
+    stop: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Answer on `listener` until a signal comes, then drain; the loop is the caller's.
+
+    Prints one line of JSON on stdout when ready: the URL, the fields of `ready`, the process id. `stop`
+    is awaited after the drain, while connections are still open, so that it can end what has not ended.
+    """
     config = uvicorn.Config(
-        build(adapter),
+        app,
         loop="none",
         lifespan="off",
         ws="none",
@@ -52,20 +75,16 @@ async def serve(options: Options, adapter: Adapter, listener: socket.socket) -> 
     if serving.done():
         serving.result()
         return
-    print(_ready_line(adapter, listener), flush=True)
+    said = {"ready": True, "url": url_of(listener)} | ready | {"pid": os.getpid()}
+    print(json.dumps(said, ensure_ascii=False), flush=True)
     ended = asyncio.create_task(signals.get())
     await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
-    adapter.draining = True
-    await _drain(options, adapter, signals)
+    work.draining = True
+    await _drain(work, drain_s, signals)
+    if stop is not None:
+        await stop()
     server.should_exit = True
     await serving
-
-
-def _ready_line(adapter: Adapter, listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    told = {"ready": True, "url": url, "models": list(adapter.config.models), "pid": os.getpid()}
-    return json.dumps(told, ensure_ascii=False)
 
 
 def _watch_signals() -> asyncio.Queue[int]:
@@ -76,14 +95,14 @@ def _watch_signals() -> asyncio.Queue[int]:
     return seen
 
 
-async def _drain(options: Options, adapter: Adapter, signals: asyncio.Queue[int]) -> None:
+async def _drain(work: Work, drain_s: float, signals: asyncio.Queue[int]) -> None:
     """Wait until no answer is open, the time is over, or a second signal comes."""
 
     async def empty() -> None:
-        while adapter.open:
+        while work.open:
             await asyncio.sleep(0.02)
 
     waits = {asyncio.create_task(empty()), asyncio.create_task(signals.get())}
-    await asyncio.wait(waits, timeout=options.drain_s, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(waits, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
