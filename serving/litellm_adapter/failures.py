@@ -20,7 +20,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-import httpx  # type: ignore[import-not-found]  # only in litellm's environment
+import httpx
 import litellm
 
 from catalog.ground.errors import (
