@@ -334,7 +334,7 @@ class Economy:
             for call in self.calls
             if (call.org, call.quota) == (org, True)
             and quota_window("day", call.call.started_at_us)[0] == today
-            and (call.state == "open" or (call.state == "settled" and call.cost))
+            and (call.state == "open" or (call.state == "settled" and call.refunded < call.cost))
         ]
         return FREE_CALLS - len(spent)
 

@@ -192,8 +192,13 @@ class CallRules(RuleBasedStateMachine):
         What of it had been reimbursed already (`repaid`) goes to the voucher and not to the caller.
         """
         e = self.e
-        assert not call.quota
         assert call.refunded + amount <= call.cost
+        if call.quota:
+            # No money comes back: the request does, with the last micro-yuan of its worth.
+            top = call.billed - call.refunded
+            self._owner_gives_back(call, top - amount, top, waits=False)
+            call.refunded += amount
+            return
         after = e.totals()
 
         def gained(code: str) -> int:
@@ -204,7 +209,7 @@ class CallRules(RuleBasedStateMachine):
         assert gained(f"wallet:{e.org(call.org)}") == own_back - repaid
         e.wallets[call.org] += own_back - repaid
         top = places[-1][1] - call.own_returned
-        self._owner_gives_back(call, top - own_back, top, places[-1][2])
+        self._owner_gives_back(call, top - own_back, top, waits=places[-1][2])
         rest, back = amount - own_back, dict.fromkeys(range(len(call.grants)), 0)
         for index in reversed(back):
             if call.grants[index].code != "later":
@@ -212,14 +217,14 @@ class CallRules(RuleBasedStateMachine):
                 back[index] = min(rest, high - low - call.legs_refunded[index])
                 rest -= back[index]
                 top = high - call.legs_refunded[index]
-                self._owner_gives_back(call, top - back[index], top, waits)
+                self._owner_gives_back(call, top - back[index], top, waits=waits)
         assert rest == 0
         call.refunded += amount
         call.own_returned += own_back
         call.wallet_refunded += own_back - repaid
         self._check_grants_back(call, back, before, after)
 
-    def _owner_gives_back(self, call: CallModel, low: int, high: int, waits: bool) -> None:
+    def _owner_gives_back(self, call: CallModel, low: int, high: int, *, waits: bool) -> None:
         part = call.owner_part(low, high)
         if not waits:
             self.e.shares.happens(call.owner, "refund", -part, self.e.now)
