@@ -29,6 +29,7 @@ class Connection(asyncio.Protocol):
     """Reads answers. `problems` is what no client should ever see."""
 
     def __init__(self, case: Case) -> None:
+        self._case = case
         # A spoiled text may name another case, and one without a mark is answered as case 0.
         self._marks = {b"0", b"%d" % case.number, *_MARK.findall(b"".join(case.pieces))}
         self._parser = httptools.HttpResponseParser(self)
