@@ -1,0 +1,233 @@
+"""A full engine: who calls hundreds of times at once keeps nobody waiting, and nothing is left over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import openai
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support.market import Market, wait_until
+from support.upstream import (
+    Asked,
+    Reply,
+    Upstream,
+    add_endpoint,
+    change_endpoints,
+    events_of,
+    holds_of,
+    usual,
+)
+
+from marketplace.prices.components import Components
+
+# The queue is in the workers' memory, whatever the database is.
+pytestmark = pytest.mark.parametrize("market", ["sqlite"], indirect=True)
+PER_CALL = Components(input_u_per_m=0, output_u_per_m=0, request_u=100)
+PLACES, QUEUE = 2, 64
+
+
+class Full:
+    """A listing whose engine has two places and answers nobody before it is told to."""
+
+    def __init__(self, market: Market, engine: Upstream) -> None:
+        self.market = market
+        self.engine = engine
+        engine.answer = _waits
+        self.slug = market.listing(PER_CALL, url=engine.url, model="m", context_length=100_000)
+        change_endpoints(market, self.slug, max_concurrency=PLACES)
+        self.tenants: dict[str, tuple[str, str]] = {}
+        self.client: openai.AsyncOpenAI
+
+    def run(self, story: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Run a story in an event loop, with a client for its calls."""
+
+        async def told() -> Any:
+            async with openai.AsyncOpenAI(
+                base_url=f"{self.market.url}/v1", api_key="nobody", max_retries=0
+            ) as self.client:
+                return await story()
+
+        return asyncio.run(told())
+
+    async def ask(self, tenant: str, suffix: str = "") -> str:
+        """Call once for a tenant; return 'served' or the error's code and rule."""
+        client = self.client.with_options(api_key=self.key(tenant))
+        messages: Any = [{"role": "user", "content": tenant}]
+        try:
+            await client.chat.completions.create(model=self.slug + suffix, messages=messages)
+        except openai.RateLimitError as error:
+            told = error.response.json()["error"]
+            return f"{told['code']} {told['rule']}"
+        return "served"
+
+    def key(self, tenant: str) -> str:
+        if tenant not in self.tenants:
+            self.tenants[tenant] = self.market.organisation(voucher_u=1_000_000)
+        return self.tenants[tenant][1]
+
+    def order(self) -> list[str]:
+        """Return whose call the engine got, in order."""
+        return [asked.document["messages"][0]["content"] for asked in self.engine.asked]
+
+    def waiting(self) -> int:
+        """Return how many calls of the listing the gateway says are in its queue."""
+        with urllib.request.urlopen(f"{self.market.url}/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = [s for f in families for s in f.samples if s.name == "tokenmart_gateway_waiting"]
+        return sum(int(s.value) for s in samples if s.labels["listing"] == self.slug)
+
+    async def until_waiting(self, count: int) -> None:
+        for _ in range(600):
+            if await asyncio.to_thread(self.waiting) == count:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"{self.waiting()} wait, not {count}")
+
+    def nothing_is_held(self) -> bool:
+        return not any(holds_of(self.market, org_id) for org_id, _ in self.tenants.values())
+
+
+def _waits(asked: Asked) -> Reply:
+    reply = usual(asked)
+    reply.waits = True
+    return reply
+
+
+@pytest.fixture
+def full(market: Market, engine: Upstream) -> Iterator[Full]:
+    made = Full(market, engine)
+    yield made
+    engine.go()
+    wait_until(made.nothing_is_held)
+
+
+def test_a_greedy_tenant_waits_in_his_own_queue(full: Full) -> None:
+    modest = [f"modest-{n}" for n in range(20)]
+    for tenant in ("greedy", *modest):
+        full.key(tenant)
+
+    async def story() -> tuple[list[str], list[str]]:
+        greedy = [asyncio.ensure_future(full.ask("greedy")) for _ in range(200)]
+        await full.until_waiting(QUEUE)
+        others = [asyncio.ensure_future(full.ask(tenant)) for tenant in modest for _ in range(2)]
+        await full.until_waiting(QUEUE + len(others))
+        full.engine.go()
+        return await asyncio.gather(*greedy), await asyncio.gather(*others)
+
+    greedy, others = full.run(story)
+    assert others == ["served"] * 40
+    assert Counter(greedy) == {
+        "served": PLACES + QUEUE,
+        "server_busy limits.listing.queue": 200 - PLACES - QUEUE,
+    }
+    order = full.order()
+    assert order[:PLACES] == ["greedy"] * PLACES
+    last = max(n for n, tenant in enumerate(order) if tenant != "greedy")
+    # All are served alike while all wait: he has had his two, and about as many turns as each of them.
+    assert order[: last + 1].count("greedy") <= PLACES + 4
+    # Nobody has a second turn long before others have their first.
+    first = [tenant for tenant in order[PLACES : PLACES + 24] if tenant != "greedy"]
+    assert len(set(first)) >= 18
+    assert full.engine.most_running <= PLACES
+    org_id, _ = full.tenants["greedy"]
+    assert len(events_of(full.market, org_id)) == PLACES + QUEUE
+
+
+def test_who_pays_goes_before_free_calls(full: Full) -> None:
+    for tenant in ("free", "paying"):
+        full.key(tenant)
+
+    async def story() -> tuple[list[str], list[str]]:
+        free = [asyncio.ensure_future(full.ask("free", ":free")) for _ in range(30)]
+        await full.until_waiting(30 - PLACES)
+        paying = [asyncio.ensure_future(full.ask("paying")) for _ in range(5)]
+        await full.until_waiting(30 - PLACES + 5)
+        full.engine.go()
+        return await asyncio.gather(*free), await asyncio.gather(*paying)
+
+    free, paying = full.run(story)
+    assert (set(free), set(paying)) == ({"served"}, {"served"})
+    assert full.order()[PLACES : PLACES + 5] == ["paying"] * 5
+    events = events_of(full.market, full.tenants["free"][0])
+    assert {(event.free_u, event.voucher_u) for event in events} == {(100, 0)}
+
+
+def test_who_leaves_the_queue_frees_his_place(full: Full) -> None:
+    for tenant in ("stays", "leaves"):
+        full.key(tenant)
+
+    async def story() -> list[str]:
+        first = [asyncio.ensure_future(full.ask("stays")) for _ in range(PLACES)]
+        while len(full.engine.asked) < PLACES:
+            await asyncio.sleep(0.01)
+        leaving = [asyncio.ensure_future(full.ask("leaves")) for _ in range(QUEUE)]
+        await full.until_waiting(QUEUE)
+        assert "server_busy" in await full.ask("leaves")
+        for task in leaving[:-1]:
+            task.cancel()
+        await asyncio.gather(*leaving[:-1], return_exceptions=True)
+        await full.until_waiting(1)
+        more = [asyncio.ensure_future(full.ask("leaves")) for _ in range(3)]
+        await full.until_waiting(4)
+        full.engine.go()
+        return await asyncio.gather(*first, leaving[-1], *more)
+
+    assert full.run(story) == ["served"] * (PLACES + 4)
+    assert full.order() == ["stays"] * PLACES + ["leaves"] * 4
+    wait_until(full.nothing_is_held)
+    assert len(events_of(full.market, full.tenants["leaves"][0])) == 4
+
+
+def test_a_place_comes_back_whatever_becomes_of_the_call(full: Full) -> None:
+    """Failures, refusals and clients who leave in the middle: afterwards the engine has both places again."""
+    full.key("t")
+
+    def fails(asked: Asked) -> Reply:
+        return Reply({"error": {"message": "no"}}, status=400)
+
+    async def story() -> list[str]:
+        full.engine.script(fails, fails, fails)
+        failed = await asyncio.gather(*(full.ask("t") for _ in range(3)), return_exceptions=True)
+        assert all(isinstance(error, openai.BadRequestError) for error in failed)
+        gone = [asyncio.ensure_future(full.ask("t")) for _ in range(PLACES)]
+        while len(full.engine.asked) < 3 + PLACES:
+            await asyncio.sleep(0.01)
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        while full.engine.aborted < PLACES:
+            await asyncio.sleep(0.01)
+        again = [asyncio.ensure_future(full.ask("t")) for _ in range(PLACES)]
+        while len(full.engine.asked) < 3 + 2 * PLACES:
+            await asyncio.sleep(0.01)
+        full.engine.go()
+        return await asyncio.gather(*again)
+
+    assert full.run(story) == ["served"] * PLACES
+    wait_until(full.nothing_is_held)
+    events = events_of(full.market, full.tenants["t"][0])
+    assert Counter(event.outcome for event in events) == {"cancelled": PLACES, "ok": PLACES}
+
+
+def test_an_engine_that_takes_no_calls_has_no_say_in_the_queue(
+    full: Full, engines: list[Upstream]
+) -> None:
+    """One of weight 0 and without a bound beside it: the other is as full as before."""
+    add_endpoint(full.market, full.slug, engines[1], weight=0)
+    full.key("t")
+
+    async def story() -> list[str]:
+        asking = [asyncio.ensure_future(full.ask("t")) for _ in range(10)]
+        await full.until_waiting(10 - PLACES)
+        full.engine.go()
+        return await asyncio.gather(*asking)
+
+    assert full.run(story) == ["served"] * 10
+    assert engines[1].asked == []
+    assert json.loads(events_of(full.market, full.tenants["t"][0])[0].route)["why"] == "only"
