@@ -323,7 +323,11 @@ class Exchange:
             return
         self.call.ended = True
         self._tools.meter.voided += 1
-        await self._tools.writer.apply(Release(self.call.tx, self._tools.clock()))
+        try:
+            await self._tools.writer.apply(Release(self.call.tx, self._tools.clock()))
+        except TokenMartError as error:
+            # The client is still told what was wrong with its call; the hold returns when it expires.
+            log.warning("hold %s is left to expire: %s", self.call.tx, error)
 
 
 def _failure(error: TokenMartError) -> Failure | None:
