@@ -13,7 +13,7 @@ from typing import Any
 
 import openai
 import pytest
-from support.market import SEED, TITLE, Market
+from support.market import SEED, TITLE, Market, wait_until
 from support.upstream import (
     Asked,
     Reply,
@@ -278,6 +278,39 @@ def test_a_stream_that_breaks_off_says_so_and_costs_nothing(caller: Caller, path
         with caller.anthropic() as client, pytest.raises(anthropic.APIError):
             list(client.messages.create(**asked))
     assert events_of(caller.market, caller.org_id) == []
+    assert holds_of(caller.market, caller.org_id) == 0
+
+
+@pytest.mark.parametrize("path", ["chat", "responses", "messages"])
+def test_who_leaves_a_stream_pays_for_what_was_made(caller: Caller, path: str) -> None:
+    """The engine is cut off; where it had not yet said what was used, its tokenizer counts."""
+
+    def waits(asked: Asked) -> Reply:
+        return Reply(events=usual(asked).events, waits=True, after=5 if _native(caller) else 3)
+
+    caller.engine.script(waits)
+    with caller.openai() as client, caller.anthropic() as other:
+        asked: dict[str, Any] = {"model": caller.listing, "stream": True}
+        if path == "chat":
+            stream: Any = client.chat.completions.create(messages=ASK, **asked)
+        elif path == "responses":
+            stream = client.responses.create(input=TITLE, **asked)
+        else:
+            stream = other.messages.create(messages=ASK, max_tokens=8, **asked)
+        next(event for event in stream if "lo, " in str(event))  # the last that is sent
+        stream.close()
+        wait_until(lambda: caller.engine.aborted == 1)
+        wait_until(lambda: len(events_of(caller.market, caller.org_id)) == 1)
+    (event,) = events_of(caller.market, caller.org_id)
+    tokens = caller.engine.tokens
+    assert event.outcome == "cancelled"
+    if _native(caller):
+        counted = (event.input_uncached + event.cache_read, event.output, event.usage_source)
+        assert counted == (tokens, tokens, "counted")
+    else:
+        # It says after each chunk what was used so far: three chunks, two of them of text.
+        assert (event.input_uncached, event.cache_read, event.output) == (7, 4, 2)
+    assert event.cost_u > 0
     assert holds_of(caller.market, caller.org_id) == 0
 
 
