@@ -265,6 +265,8 @@ class Exchange:
         call = self.call
         self._connection.on_gone = None
         if not streaming.done:
+            if self._choice is not None:
+                self._tools.router.failed(self._choice, "broken")
             raise broken()
         usage, raw = streaming.usage()
         source = "engine"
