@@ -326,6 +326,8 @@ class Connection(asyncio.Protocol):
         """Answer what is not HTTP, unless an answer is on its way already; then only close."""
         self._in_head = False
         self._close_after = True
+        if self._discard:
+            return  # it has been told, or is being closed
         if self._task is None:
             rendered = render_openai(error)
             code = status or rendered.status

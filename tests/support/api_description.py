@@ -53,7 +53,7 @@ def check_description(market: Market, seed: int) -> list[str]:
             text=True,
         )
         told = ran.stdout.splitlines()
-        counted = next((line.strip() for line in told if "generated" in line), "")
+        counted = next((line.strip() for line in told if " generated, " in line), "")
         print(f"schemathesis as {name}: {counted}")
         if ran.returncode or not counted:
             failures.append(f"schemathesis as {name}:\n{ran.stdout[-6_000:]}{ran.stderr[-1_000:]}")

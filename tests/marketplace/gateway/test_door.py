@@ -1,0 +1,92 @@
+"""The HTTP server at the public socket, with a client that is not polite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from marketplace.gateway.door import Connection, Door, Request
+
+CALL = b"POST /v1/completions HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{}"
+Client = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def answer(request: Request, connection: Connection) -> None:
+    connection.respond(200, [(b"x-path", request.path.encode())], request.body)
+    connection.done()
+
+
+async def stream_then_fail(request: Request, connection: Connection) -> None:
+    connection.begin([], b"one")
+    connection.emit(b"")
+    connection.respond(500, [], b"{}")
+    connection.done()
+
+
+def visit(client: Client, serve: Any = answer) -> list[dict[str, Any]]:
+    """Let a client visit a door; return what the loop was told of errors."""
+    errors: list[dict[str, Any]] = []
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, told: errors.append(told))
+        door = Door(serve, None, 1_000, frozenset())
+        server = await loop.create_server(door.connection, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+        await asyncio.wait_for(client(reader, writer), 10)
+        writer.close()
+        door.close()
+        server.close()
+
+    asyncio.run(story())
+    return errors
+
+
+def test_an_empty_line_behind_a_body_is_no_request() -> None:
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(3):
+            writer.write(CALL + b"\r\n")
+            assert await reader.readuntil(b"\r\n\r\n{}")
+
+    assert visit(client) == []
+
+
+def test_garbage_behind_a_request_that_is_not_served_is_not_answered_twice() -> None:
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CALL + b"GET /x HTTP/1.1\r\n")
+        assert await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(b"\r\n\x00garbage\r\n\r\n")
+        assert await reader.read() == b""
+
+    assert visit(client) == []
+
+
+def test_an_error_after_the_beginning_of_a_stream_breaks_it_off() -> None:
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CALL)
+        told = await reader.read()
+        assert told.endswith(b"\r\n\r\n3\r\none\r\n")
+        assert told.count(b"HTTP/1.1") == 1
+
+    assert visit(client, stream_then_fail) == []
+
+
+@pytest.mark.parametrize(("first", "second"), [("1.1", "1.0"), ("1.0", "1.1")])
+def test_each_request_is_framed_for_its_own_version(first: str, second: str) -> None:
+    async def stream(request: Request, connection: Connection) -> None:
+        await asyncio.sleep(0.05)
+        connection.begin([], b"one")
+        connection.finish(b"two")
+        connection.done()
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        calls = [CALL.replace(b"1.1", version.encode(), 1) for version in (first, second)]
+        writer.write(b"".join(calls))
+        told = await reader.read()
+        assert (b"3\r\none" in told) == (first == "1.1")
+        assert told.endswith(b"onetwo")
+
+    assert visit(client, stream) == []
