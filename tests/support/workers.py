@@ -34,7 +34,7 @@ def market_on_postgres(
     """Run a marketplace on a database of its own; `settings` are environment variables."""
     name = f"market_{ulid().lower()}"
     with psycopg.connect(server("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        connection.execute(f"CREATE DATABASE {name}")
     url = server(name)
     market = Market(data_dir, url, environment_of(data_dir, url, **settings))
     market.start()

@@ -29,7 +29,7 @@ def slug(market: Market, engine: Upstream) -> str:
     return market.listing(PER_CALL, url=engine.url, model="m", context_length=100_000)
 
 
-def _key(market: Market, org_id: str, **limits: int) -> str:
+def _key(market: Market, org_id: str, **limits: Any) -> str:
     with market._database() as database, database.session() as session:
         _, secret = create_key(session, org_id, "limited", now_us(), **limits)
     return secret

@@ -1,0 +1,37 @@
+"""How many answers a request will have: what its hold must cover."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from marketplace.gateway.shapes import Talk
+
+
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [
+        ({"prompt": "one"}, 1),
+        ({"prompt": "one", "n": 3}, 3),
+        ({"prompt": ["one"]}, 1),
+        ({"prompt": ["one", "two"]}, 2),
+        ({"prompt": ["one", "two"], "n": 3}, 6),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"prompt": [[1, 2, 3], [4]]}, 2),
+        ({"prompt": []}, 1),
+        ({"prompt": None}, 1),
+        ({"prompt": ["one", "two"], "n": 1, "best_of": 4}, 8),
+        ({"prompt": "one", "best_of": None}, 1),
+        ({"prompt": "one", "best_of": "4"}, 1),
+    ],
+)
+def test_a_completion_has_an_answer_for_each_prompt(fields: dict[str, Any], count: int) -> None:
+    body = json.dumps({"model": "m"} | fields).encode()
+    assert Talk("/v1/completions", body).choices == count
+
+
+def test_a_conversation_has_as_many_as_it_asks_for() -> None:
+    body = {"model": "m", "messages": [], "prompt": ["a", "b"], "n": 2}
+    assert Talk("/v1/chat/completions", json.dumps(body).encode()).choices == 2
