@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import json
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
