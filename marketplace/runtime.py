@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Generator
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -21,6 +22,7 @@ from catalog.ground.marker import raise_marker
 from marketplace.app import Marketplace
 from marketplace.gateway.call_log import set_up
 from marketplace.gateway.directory import ENDPOINTS
+from marketplace.gateway.door import READ_S
 from marketplace.gateway.handover import is_call
 from marketplace.gateway.observer import Observer
 from marketplace.gateway.office import GatewayOffice
@@ -30,9 +32,26 @@ from marketplace.seeding.catalogue import SEED_SLUG, seed_folder
 from marketplace.settings import Settings
 from serving.local_engine import LocalEngine
 
+_LOOK_S = 2.0
+_DRAINED_S = 0.01
 _SEED_ENDPOINT = "ept_seed"
 _SEED_PLACES = 16
 """Twice the rows that its engine decodes together, so that the next ones are at hand."""
+
+
+class _Guarded:
+    """A transport that may be written to when it is closing: uvloop's raises then, until uvicorn is told."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send, unless the client has gone."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
 
 class _Protocol(HttpToolsProtocol):
@@ -48,13 +67,44 @@ class _Protocol(HttpToolsProtocol):
         self._unclear = b""
         self._complete = True
         self._gateway = server.gateway
+        self._heard_at = 0.0
+        self._patience: asyncio.TimerHandle | None = None
+        self._cycles: list[RequestResponseCycle] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, _Guarded(transport))
+        self._check_patience()
         read, self._read_before = self._read_before, b""
         self.data_received(read)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        # Behind a request that is still being answered, its own answer must not be cut in two.
+        if any(not cycle.response_complete for cycle in self._cycles):
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        self._cycles.append(self.cycle)
+
+    def _check_patience(self) -> None:
+        """Give up a request that has begun and does not go on; uvicorn itself would wait for ever."""
+        quiet_s = self.loop.time() - self._heard_at if self._heard_at else 0.0
+        if not self._complete and quiet_s > READ_S and not self.flow.read_paused:
+            self.transport.close()
+            return
+        self._patience = self.loop.call_later(_LOOK_S, self._check_patience)
+
     def data_received(self, data: bytes) -> None:
+        self._heard_at = self.loop.time()
         if self._between_requests():
             data, self._unclear = self._unclear + data, b""
             call = is_call(data)
@@ -82,6 +132,12 @@ class _Protocol(HttpToolsProtocol):
     def _hand_back(self, data: bytes, gateway: GatewayOffice) -> None:
         self._unset_keepalive_if_required()
         self.transport.pause_reading()
+        if self.transport.is_closing():
+            return
+        if self.transport.get_write_buffer_size():
+            # What has been answered must leave before the connection does.
+            self.loop.call_later(_DRAINED_S, self._hand_back, data, gateway)
+            return
         descriptor = self.transport.get_extra_info("socket").fileno()
         gateway.hand_back(descriptor, data)
         self.transport.abort()

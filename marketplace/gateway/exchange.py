@@ -12,6 +12,7 @@ other, with its money settled.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -293,7 +294,8 @@ class Exchange:
             return
         usage, raw, source = None, "", "engine"
         if streaming is not None:
-            usage, raw = streaming.usage()
+            with contextlib.suppress(UpstreamFailed):  # it cannot be read; what came is counted
+                usage, raw = streaming.usage()
         if usage is None:
             made = b"" if streaming is None else streaming.produced()
             usage, raw, source = await count_answer(self._tools.upstream, call, self._talk, made)
@@ -303,7 +305,7 @@ class Exchange:
 
     async def _settle(self, usage: dict[str, Any], raw: str, source: str, outcome: str) -> Bill:
         call, tools = self.call, self._tools
-        read = read_usage(usage)
+        read = call.bounded(read_usage(usage))
         call.ended = True
         call.marks = read.marks
         bill = call.settle(read.buckets, raw, source, outcome, tools.clock())

@@ -62,6 +62,9 @@ log = logging.getLogger(__name__)
 
 _TEMPLATE_TOKENS = 64
 """What a chat template adds at most around one message, beyond the bytes that the caller sent."""
+_MEDIA_TOKENS = 2048
+"""What a picture or a recording may cost an engine: it may be a link, so its bytes bound nothing."""
+_MEDIA = (b'"image_url"', b'"input_image"', b'"input_audio"')
 _NO_CONTEXT = 1 << 40
 _FRESH_US = 250_000
 _ELSEWHERE = (Unavailable, UpstreamFailed, UpstreamTimeout)
@@ -177,6 +180,8 @@ class Hot:
         # Byte-level tokenizers make at most one token of each byte, so the body's length bounds the
         # input without a tokenizer. Only where that bound does not fit the context is the engine asked.
         input_tokens, max_tokens = len(talk.body) + _TEMPLATE_TOKENS, 0
+        if media := sum(talk.body.count(kind) for kind in _MEDIA):
+            input_tokens += media * _MEDIA_TOKENS
         if talk.has_output:
             asked = talk.envelope.asked_max_tokens
             usual = record.listing.max_output_tokens or self.options.default_max_tokens

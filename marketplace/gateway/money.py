@@ -18,6 +18,7 @@ from marketplace.gateway.records import EndpointRecord, KeyRecord, ListingRecord
 from marketplace.ledger.chart import Code
 from marketplace.ledger.operations import Available, Entry, Hold, Leg, Settle
 from marketplace.prices.components import Buckets, cost_u, estimate_u
+from marketplace.prices.usage import Usage
 from marketplace.vouchers.ladder import largest
 from marketplace.vouchers.plan import CNY, FREE, Plan, replay
 
@@ -169,6 +170,23 @@ class Call:
             },
         )
 
+    def bounded(self, read: Usage) -> Usage:
+        """Return what was used, cut to what is held for.
+
+        An engine of somebody else may claim any number, and is paid for it. What it was sent and what it
+        was allowed to make bound both sides.
+        """
+        used, marks = read.buckets, read.marks
+        over = used.input_tokens - self.input_tokens
+        if over > 0:
+            used = _less(used, over, ("cache_write", "input_uncached", "cache_read"))
+            marks += ("input:above_hold",)
+        over = used.output + used.reasoning - self.max_tokens * self.choices
+        if over > 0:
+            used = _less(used, over, ("output", "reasoning"))
+            marks += ("output:above_hold",)
+        return Usage(used, marks)
+
     def settle(self, used: Buckets, raw_usage: str, source: str, outcome: str, at_us: int) -> Bill:
         """Return the bill for what was really used, as the plan of the hold divides it."""
         assert self.plan is not None
@@ -234,6 +252,13 @@ class Call:
         tx, expires_at_us = f"{self.tx}~late", at_us + ttl_s * SECOND_US
         accounts = self.payer.accounts + self.caps.accounts
         return Hold(tx, self.key.org_id, accounts, decide, at_us, expires_at_us)
+
+
+def _less(used: Buckets, over: int, fields: tuple[str, ...]) -> Buckets:
+    for field_ in fields:
+        cut = min(over, getattr(used, field_))
+        used, over = used._replace(**{field_: getattr(used, field_) - cut}), over - cut
+    return used
 
 
 def spent_u(plan: Plan) -> int:

@@ -56,6 +56,7 @@ _KNOWN = Envelope.__struct_fields__
 _OURS = ("models", "route", "provider")
 _fields = msgspec.json.Decoder(Fields)
 _envelope = msgspec.json.Decoder(Envelope)
+_anything = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -88,6 +89,18 @@ def parse(body: bytes) -> tuple[Envelope, Fields]:
     if envelope.n != 1:
         _within("n", envelope.n, MAX_CHOICES)
     return envelope, fields
+
+
+def decoded(raw: bytes | msgspec.Raw) -> Any:
+    """Return a JSON value of the request. `BadRequest` where `parse`, which reads no more than it must,
+    has let through what is no value: bytes that are not UTF-8, numbers out of range, depths beyond reason.
+    """
+    try:
+        return _anything.decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise BadRequest(
+            f"The body is not JSON: {error}.", code="invalid_json", remedy="Send a JSON object."
+        ) from None
 
 
 def _within(name: str, value: int | None, most: int) -> None:

@@ -23,7 +23,7 @@ from catalog.ground.rendering import RenderedError, render_anthropic, render_ope
 from marketplace.gateway.money import Call
 from marketplace.gateway.native import NativeStream
 from marketplace.gateway.records import EndpointRecord
-from marketplace.gateway.request import Envelope, Fields, parse, rewrite
+from marketplace.gateway.request import MAX_CHOICES, Envelope, Fields, decoded, parse, rewrite
 from marketplace.gateway.sse import DONE, Events, StreamReader
 from marketplace.gateway.usage import NOTHING, Found, usage_of
 from serving.routing import Wish, affinity_key, parse_wish
@@ -113,8 +113,9 @@ class Talk:
         What the translation cannot express is only refused when such an engine gets it.
         """
         self._native = self.envelope, self.fields
+        document = decoded(self.body)
         try:
-            translation = TRANSLATIONS[self.path](_decode(self.body))
+            translation = TRANSLATIONS[self.path](document)
         except BadRequest as error:
             self._untranslatable = error
             return
@@ -140,11 +141,18 @@ class Talk:
         if self.path != _COMPLETIONS:
             return count
         if "best_of" in self.fields:
-            most = _decode(self.fields["best_of"])
-            count = max(count, most) if isinstance(most, int) else count
+            most = decoded(self.fields["best_of"])
+            if isinstance(most, int):
+                if not 1 <= most <= MAX_CHOICES:
+                    raise BadRequest(
+                        f"best_of must be a whole number from 1 to {MAX_CHOICES}.",
+                        code="invalid_value",
+                        param="best_of",
+                    )
+                count = max(count, most)
         prompts = bytes(self.fields.get("prompt", b""))
         if prompts.startswith(b"["):
-            given = _decode(prompts)
+            given = decoded(prompts)
             # A list of numbers is one prompt: its tokens.
             count *= len(given) if given and not isinstance(given[0], int) else 1
         return count
@@ -176,7 +184,7 @@ class Talk:
 
     def countable(self) -> dict[str, Any]:
         """Return the request as an engine's `/tokenize` takes it."""
-        document: dict[str, Any] = _decode(_encode(self.fields))
+        document: dict[str, Any] = decoded(_encode(self.fields))
         if "input" in document and not {"messages", "prompt"} & document.keys():
             document["prompt"] = document["input"]
         return document
@@ -197,7 +205,7 @@ class Talk:
             return body
         try:
             chat = _decode(body)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise UpstreamFailed("The engine's answer is not JSON; nothing was charged.") from error
         return _encode(self._translation.answer(chat, call.id, call.started_at_us // SECOND_US))
 
@@ -303,7 +311,7 @@ class _Translating:
 def _chunk(event: bytes) -> dict[str, Any]:
     try:
         chunk = _decode(event[5:].strip())
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UpstreamFailed("The engine's event is not JSON; nothing was charged.") from error
     if not isinstance(chunk, dict):
         raise UpstreamFailed("The engine's event is no chunk; nothing was charged.")

@@ -296,7 +296,7 @@ def test_who_leaves_a_stream_pays_for_what_was_made(caller: Caller, path: str) -
         elif path == "responses":
             stream = client.responses.create(input=TITLE, **asked)
         else:
-            stream = other.messages.create(messages=ASK, max_tokens=8, **asked)
+            stream = other.messages.create(messages=ASK, max_tokens=16, **asked)
         next(event for event in stream if "lo, " in str(event))  # the last that is sent
         stream.close()
         wait_until(lambda: caller.engine.aborted == 1)
