@@ -152,10 +152,12 @@ class Lookup:
     def tried(self, generation_id: str) -> Tried:
         """Return what the ledger knows of a generation that may have been tried before."""
         with self._database.reading() as session:
-            settled = session.get(UsageEvent, generation_id) is not None
             names = {"tx": generation_id, "after": f"{generation_id}~", "end": f"{generation_id}~~"}
-            holds = session.execute(_HOLDS, names).scalar_one()
+            # A settlement takes the hold away and leaves the event in one step. Whether it is open is
+            # asked first, so whoever is not open any more is seen as settled below.
             still = session.execute(_OPEN, names).scalar_one()
+            holds = session.execute(_HOLDS, names).scalar_one()
+            settled = session.get(UsageEvent, generation_id) is not None
         return Tried(bool(still), settled, int(holds))
 
 
