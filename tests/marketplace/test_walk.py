@@ -44,7 +44,7 @@ def test_the_command_line_makes_keys_and_vouchers_that_work_at_once(market: Mark
 
 def test_verify_says_exact_and_errors_are_one_sentence(market: Market) -> None:
     done = market.run("ledger", "verify")
-    assert (done.returncode, "exact" in done.stderr) == (0, True)
+    assert (done.returncode, "exact" in done.stderr) == (0, True), done.stdout + done.stderr
     done = market.run("key", "create", "nobody-here")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "tokenmart: There is no organisation 'nobody-here'."
