@@ -18,7 +18,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from catalog.ground.errors import Unavailable
 from catalog.ground.ids import new_id
 from marketplace.gateway.channel import Channel
 from marketplace.gateway.handover import Passage, no_delay, pair
@@ -195,7 +197,20 @@ class GatewayOffice:
         self._run(self._adopt_connection(connection, read))
 
     async def _answers(self, what: str, payload: bytes) -> bytes:
-        """Serve a worker's question."""
+        """Serve a worker's question; raises `Unavailable` when the database is away."""
+        try:
+            return await self._looked_up(what, payload)
+        except (OperationalError, InterfaceError) as error:
+            if not error.connection_invalidated:
+                raise _database_away(error) from error
+        # The pool had kept a connection from before the database was restarted, and has thrown away all
+        # of that age now. Whatever a worker asks for may be done twice.
+        try:
+            return await self._looked_up(what, payload)
+        except (OperationalError, InterfaceError) as error:
+            raise _database_away(error) from error
+
+    async def _looked_up(self, what: str, payload: bytes) -> bytes:
         if what == "options":
             lane = new_id("gateway")
             return encode(msgspec.structs.replace(self._options, lane=lane))
@@ -241,3 +256,13 @@ class GatewayOffice:
     def _tell_markers(self, worker: WorkerHandle) -> None:
         if worker.channel is not None and self._markers:
             worker.channel.tell("markers", self._markers)
+
+
+def _database_away(error: DBAPIError) -> Unavailable:
+    log.warning("a question cannot be answered: %s", error.orig)
+    return Unavailable(
+        "The gateway's database does not answer; nothing was charged.",
+        code="database_away",
+        rule="gateway.database",
+        retry_after_s=2,
+    )

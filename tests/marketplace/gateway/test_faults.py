@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
+import psycopg
 import pytest
 import uvloop
 from proofs.gateway_faults import HEAVY, LIGHT, Gauntlet, deck
 
+from catalog.ground.database import Database
+from catalog.ground.errors import Unauthenticated, Unavailable
+from marketplace.gateway.lookup import Lookup
+from marketplace.gateway.office import GatewayOffice
 from marketplace.gateway.wire import Pool, WireError
 
 _SHORT = (
@@ -44,6 +51,33 @@ def test_a_deck_has_every_fault_and_repeats_by_its_seed() -> None:
     assert set(drawn) == {*HEAVY, *LIGHT}
     assert len(drawn) == 60
     assert drawn == deck(random.Random(7), 60)
+
+
+def test_a_question_after_a_restart_of_the_database_is_answered_on_a_fresh_connection(
+    postgres_url: str,
+) -> None:
+    database = Database(postgres_url)
+    with socket.socket() as listener:
+        lookup = Lookup(database)
+        office = GatewayOffice(cast(Any, None), 0, listener, lookup, cast(Any, None))
+        lookup.markers()  # the pool keeps a connection
+        with psycopg.connect(postgres_url, autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        with pytest.raises(Unauthenticated):
+            asyncio.run(office._answers("key", b"0" * 64))
+    database.dispose()
+
+
+def test_a_database_that_is_away_is_said_to_be_away(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/is/not/there.db")
+    with socket.socket() as listener:
+        office = GatewayOffice(cast(Any, None), 0, listener, Lookup(database), cast(Any, None))
+        with pytest.raises(Unavailable, match="does not answer; nothing was charged"):
+            asyncio.run(office._answers("key", b"0" * 64))
+    database.dispose()
 
 
 def test_an_engine_that_closes_as_soon_as_it_has_accepted_is_away_and_no_fault_of_ours() -> None:
