@@ -17,10 +17,12 @@ from typing import NamedTuple
 
 from support.market import Market, environment_of
 
+from catalog.ground.clock import DAY_US, now_us
 from catalog.ground.database import Database
 from catalog.ground.ids import new_id
 from marketplace.gateway.tables import Endpoint
 from marketplace.prices.components import Components
+from marketplace.vouchers.service import fund, issue, programme
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD_TTL_S = 5
@@ -28,6 +30,8 @@ DRAIN_S = 4
 SILENCE_S = 3
 _PRICE = Components(input_u_per_m=2_000_000, output_u_per_m=9_000_000, cache_read_u_per_m=500_000)
 _MONEY_U = 10**12
+_BEFORE_US = 5 * DAY_US
+"""How long ago the money was given: the clock goes back, and a voucher is worth nothing before its time."""
 
 
 class Clock:
@@ -42,7 +46,7 @@ class Clock:
         self._file = folder / "clock"
         self._file.write_bytes(bytes(8))
         self.environment = {
-            "PYTHONPATH": str(Path(__file__).parent / "moved_clock"),
+            "PYTHONPATH": f"{Path(__file__).parent / 'moved_clock'}:{os.environ.get('PYTHONPATH', '')}",
             "MOVED_CLOCK": str(self._file),
         }
 
@@ -93,13 +97,16 @@ class Gateway:
         assert made.returncode == 0, made.stderr
         first, *others = [f"http://127.0.0.1:{port}" for port in engines]
         slug = self.market.listing(_PRICE, model="faulty", url=first, context_length=131_072)
+        org_id, key = self.market.organisation()
         with self.database() as database, database.session() as session:
             for url in others:
                 endpoint = Endpoint(
                     id=new_id("ept"), listing=slug, url=url, model="faulty", updated_at_us=0
                 )
                 session.add(endpoint)
-        _, key = self.market.organisation(voucher_u=_MONEY_U)
+            paying, at_us = programme(session, "starter"), now_us() - _BEFORE_US
+            fund(session, new_id("test"), paying.id, _MONEY_U, at_us)
+            issue(session, new_id("test"), paying, org_id, _MONEY_U, at_us)
         return key, slug
 
     @contextlib.contextmanager

@@ -24,7 +24,8 @@ from support.fault_plans import Call, healthy
 
 PATIENCE_S = 40.0
 """How long a caller waits for the whole answer; the gateway is broken when it needs longer."""
-_AGAIN_S = 0.1
+_AGAIN_S = 0.2
+"""How long a caller waits who was refused, or found nobody listening."""
 
 Seen = dict[str, Any]
 
@@ -234,8 +235,10 @@ class Load:
                     line, healthy(chance, f"{self._seed}-{number}-{made}")
                 )
                 self._write(seen)
+                if seen["how"] == "error":
+                    await asyncio.sleep(_AGAIN_S)
             except OSError:
-                await asyncio.sleep(_AGAIN_S)  # nobody listens: the gateway is being started again
+                await asyncio.sleep(_AGAIN_S)
             finally:
                 self._running -= 1
             await asyncio.sleep(chance.uniform(0, 0.05))

@@ -28,7 +28,7 @@ def healthy(chance: random.Random, call_id: str) -> Call:
     stream = chance.random() < 0.6
     plan = {
         "call": call_id,
-        "prompt": chance.randint(5, 400),
+        "prompt": chance.randint(5, 200),
         "cached": chance.choice((0, 0, 3)),
         "tokens": chance.randint(2, 40),
         "pace_ms": chance.choice((0, 0, 2, 10)) if stream else chance.choice((0, 5, 40)),
@@ -54,6 +54,10 @@ def faulty(chance: random.Random, call_id: str, kind: str) -> Call:
     call["client"] = kind
     call["after"] = chance.randint(1, 6) if kind == "leave_mid" else chance.uniform(0.0, 0.4)
     plan["pace_ms"] = 20 if call["stream"] else 600
+    if kind in ("leave_mid", "leave_waiting"):
+        # Long answers, so that an engine that is not stopped is seen to work on.
+        plan["tokens"] = chance.randint(60, 90)
+        plan["pace_ms"] = 50 if call["stream"] else 4000
     if kind in ("slow", "stuck"):
         call["stream"] = True
         plan |= {"pace_ms": 0, "pad": 4000, "tokens": chance.randint(100, 300)}
