@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
-from sqlalchemy import text
+from sqlalchemy import bindparam, text
 from sqlmodel import Session, col, select
 
 from catalog.ground.clock import SECOND_US, now_us, to_iso
@@ -16,6 +16,7 @@ from catalog.listings.offer import callable_listings
 from marketplace.gateway.cap_accounts import UNIT as CAP_UNIT
 from marketplace.ledger.accounts import open_account
 from marketplace.ledger.chart import Rule, wallet
+from marketplace.ledger.holds import names_of
 from marketplace.ledger.tables import Account, UsageEvent
 from marketplace.members.identify import key_of
 from marketplace.members.tables import ApiKey, Organisation
@@ -26,8 +27,8 @@ Authorization = Annotated[str | None, Header()]
 
 _LEGS = text(
     "SELECT a.code, a.unit, t.amount FROM ledger_transfer t "
-    "JOIN ledger_account a ON a.id = t.debit_id WHERE t.tx IN (:tx, :late) AND t.kind = 3 ORDER BY t.leg"
-)
+    "JOIN ledger_account a ON a.id = t.debit_id WHERE t.tx IN :names AND t.kind = 3 ORDER BY t.leg"
+).bindparams(bindparam("names", expanding=True))
 
 
 def gateway_router(database: Database) -> APIRouter:
@@ -110,7 +111,7 @@ def _models(session: Session, key: ApiKey | None) -> list[dict[str, Any]]:
 
 def describe(session: Session, event: UsageEvent) -> dict[str, Any]:
     """Return a usage event with its legs, for its owner."""
-    legs = session.execute(_LEGS, {"tx": event.id, "late": f"{event.id}~late"}).all()
+    legs = session.execute(_LEGS, {"names": names_of(event.id)}).all()
     return {
         "id": event.id,
         "model": event.listing,

@@ -40,6 +40,7 @@ from marketplace.gateway.seen import Attempt, plain_code
 from marketplace.gateway.shapes import Streaming, Talk
 from marketplace.gateway.upstream import Upstream, broken
 from marketplace.gateway.usage import usage_of
+from marketplace.ledger.holds import LATE
 from marketplace.ledger.operations import Release
 from marketplace.ledger.writer import LedgerWriter
 from marketplace.prices.usage import read_usage
@@ -316,7 +317,7 @@ class Exchange:
             # served is charged anew if the money is still there, and is the platform's loss if not.
             log.warning("hold %s had expired before it was settled", call.id)
             await tools.writer.apply(call.late_hold(bill, tools.clock(), tools.hold_ttl_s))
-            await tools.writer.apply(bill.operation(call, f"{call.tx}~late", tools.clock()))
+            await tools.writer.apply(bill.operation(call, f"{call.tx}{LATE}", tools.clock()))
         call.bill, call.settled_at_us = bill, tools.clock()
         tools.meter.billed(call, bill)
         return bill

@@ -83,6 +83,18 @@ def still_running(retry_after_s: float = 1.0) -> Conflict:
     )
 
 
+def too_often(tries: int) -> Conflict:
+    """Return the error for a repeat of a call that has failed too often under one key."""
+    return Conflict(
+        f"The call with this Idempotency-Key has failed {tries} times; nothing was charged.",
+        code="idempotency_key_spent",
+        param="Idempotency-Key",
+        rule="idempotency.tries",
+        remedy="Use a new key to ask again.",
+        headers={"x-should-retry": "false"},
+    )
+
+
 def answer_gone(generation: str) -> Conflict:
     """Return the error for a repeat of a call that has ended and whose answer is not kept."""
     return Conflict(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from sqlalchemy import text
+from sqlalchemy import bindparam, text
 from sqlmodel import Session, col, select
 
 from catalog.ground.clock import Clock, now_us
@@ -33,6 +33,7 @@ from marketplace.gateway.replays import Asked, Kept, Tried
 from marketplace.gateway.tables import Endpoint
 from marketplace.ledger.accounts import open_account
 from marketplace.ledger.chart import Rule, owner_unsettled, wallet
+from marketplace.ledger.holds import LATE, names_of
 from marketplace.ledger.tables import UsageEvent
 from marketplace.members.tables import ApiKey, Organisation
 from marketplace.payouts.fees import fee_at
@@ -41,11 +42,12 @@ from marketplace.prices.service import price_at
 from marketplace.vouchers.service import ladder_for
 
 _FOREVER_US = 2**62
-_NAMED = "(tx = :tx OR (tx > :after AND tx < :end))"
-_HOLDS = text(
-    f"SELECT count(DISTINCT tx) FROM ledger_transfer WHERE kind = 2 AND leg = 0 AND {_NAMED}"
+_TRIES = text(
+    "SELECT DISTINCT tx FROM ledger_transfer WHERE kind = 2 AND leg = 0 AND tx IN :names"
+).bindparams(bindparam("names", expanding=True))
+_OPEN = text("SELECT count(*) FROM ledger_hold WHERE tx IN :names").bindparams(
+    bindparam("names", expanding=True)
 )
-_OPEN = text(f"SELECT count(*) FROM ledger_hold WHERE {_NAMED}")
 
 
 class Lookup:
@@ -152,13 +154,13 @@ class Lookup:
     def tried(self, generation_id: str) -> Tried:
         """Return what the ledger knows of a generation that may have been tried before."""
         with self._database.reading() as session:
-            names = {"tx": generation_id, "after": f"{generation_id}~", "end": f"{generation_id}~~"}
+            names = {"names": names_of(generation_id)}
             # A settlement takes the hold away and leaves the event in one step. Whether it is open is
             # asked first, so whoever is not open any more is seen as settled below.
             still = session.execute(_OPEN, names).scalar_one()
-            holds = session.execute(_HOLDS, names).scalar_one()
+            tries = [tx for (tx,) in session.execute(_TRIES, names) if not tx.endswith(LATE)]
             settled = session.get(UsageEvent, generation_id) is not None
-        return Tried(bool(still), settled, int(holds))
+        return Tried(bool(still), settled, len(tries))
 
 
 class InThreads:

@@ -16,6 +16,7 @@ from catalog.ground.units import format_yuan, share_u
 from marketplace.gateway.caps import NO_CAPS, Cap, KeyCaps, window_words
 from marketplace.gateway.records import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
 from marketplace.ledger.chart import Code
+from marketplace.ledger.holds import LATE
 from marketplace.ledger.operations import Available, Entry, Hold, Leg, Settle
 from marketplace.prices.components import Buckets, cost_u, estimate_u
 from marketplace.prices.usage import Usage
@@ -249,7 +250,7 @@ class Call:
             bill.add_up(self.books.clearing)
             return tuple(legs), "{}"
 
-        tx, expires_at_us = f"{self.tx}~late", at_us + ttl_s * SECOND_US
+        tx, expires_at_us = f"{self.tx}{LATE}", at_us + ttl_s * SECOND_US
         accounts = self.payer.accounts + self.caps.accounts
         return Hold(tx, self.key.org_id, accounts, decide, at_us, expires_at_us)
 

@@ -15,6 +15,7 @@ from catalog.ground.errors import TokenMartError
 from marketplace.gateway import idempotency
 from marketplace.gateway.door import Connection, Request
 from marketplace.gateway.idempotency import Answer
+from marketplace.ledger.holds import MOST_TRIES, retried
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,9 @@ class Replay:
             return ""
         if tried.open:
             raise idempotency.still_running()
-        return f"{self.generation_id}~{tried.holds + 1}"
+        if tried.holds >= MOST_TRIES:
+            raise idempotency.too_often(MOST_TRIES)
+        return retried(self.generation_id, tried.holds + 1)
 
     def saw(self, piece: bytes) -> None:
         """Note what is sent of a stream."""

@@ -10,12 +10,11 @@ from sqlmodel import Session, col, func, select
 
 from catalog.ground.errors import NotFound
 from marketplace.ledger.chart import Code, Kind
+from marketplace.ledger.holds import event_of, names_of
 from marketplace.ledger.tables import Account, Transfer, UsageEvent
 
 Item = TypeVar("Item")
-_CHUNK = 400
-LATE = "~late"
-"""Suffix of the second hold's id, when a call was settled after its own hold had expired."""
+_CHUNK = 200
 
 
 class Paid(NamedTuple):
@@ -87,10 +86,10 @@ def legs_of(session: Session, event_ids: Iterable[str]) -> dict[str, list[Paid]]
     """Return who paid each call, in draw order; legs that paid nothing are left out."""
     found: dict[str, list[Paid]] = {}
     for chunk in _chunks(event_ids):
-        txs = [tx for event_id in chunk for tx in (event_id, event_id + LATE)]
+        txs = [name for event_id in chunk for name in names_of(event_id)]
         query = select(Transfer).where(col(Transfer.tx).in_(txs), Transfer.kind == int(Kind.POST))
         for row in session.exec(query.order_by(col(Transfer.tx), col(Transfer.leg))):
-            event_id = row.tx.removesuffix(LATE)
+            event_id = event_of(row.tx)
             if row.amount:
                 legs = found.setdefault(event_id, [])
                 total = row.debit_total or 0
@@ -112,14 +111,14 @@ def fees_of(session: Session, event_ids: Iterable[str]) -> dict[str, int]:
     """Return the platform's fee that was booked with each call, micro-yuan; absent means none."""
     found: dict[str, int] = {}
     for chunk in _chunks(event_ids):
-        txs = [tx for event_id in chunk for tx in (event_id, event_id + LATE)]
+        txs = [name for event_id in chunk for name in names_of(event_id)]
         query = select(Transfer.tx, Transfer.amount).where(
             col(Transfer.tx).in_(txs),
             Transfer.kind == int(Kind.POSTED),
             Transfer.code == int(Code.FEE),
         )
         for tx, amount in session.exec(query):
-            event_id = tx.removesuffix(LATE)
+            event_id = event_of(tx)
             found[event_id] = found.get(event_id, 0) + amount
     return found
 

@@ -17,7 +17,7 @@ from catalog.ground.clock import to_iso
 from catalog.ground.errors import BadRequest, NotFound
 from catalog.ground.units import WHOLE_BP
 from marketplace.ledger.chart import Code, Kind
-from marketplace.ledger.reading import LATE
+from marketplace.ledger.holds import names_of
 from marketplace.ledger.reading import event as find_event
 from marketplace.ledger.tables import Account, Batch, Transfer, UsageEvent
 from marketplace.prices.components import Buckets, canonical, cost_u, parse_components
@@ -129,7 +129,7 @@ def _rank(seed: str, claim_id: str, number: int) -> int:
 def _transfers(session: Session, call: UsageEvent) -> list[dict[str, Any]]:
     query = (
         select(Transfer)
-        .where(col(Transfer.tx).in_([call.id, call.id + LATE]))
+        .where(col(Transfer.tx).in_(names_of(call.id)))
         .order_by(col(Transfer.lane), col(Transfer.seq))
     )
     rows = session.exec(query).all()

@@ -15,8 +15,9 @@ from sqlmodel import Session, col, select
 
 from marketplace.ledger.accounts import open_account
 from marketplace.ledger.chart import CNY, Code, Rule, quota_used
+from marketplace.ledger.holds import names_of
 from marketplace.ledger.operations import Entry
-from marketplace.ledger.reading import LATE, Paid, moved
+from marketplace.ledger.reading import Paid, moved
 from marketplace.ledger.tables import UsageEvent
 from marketplace.vouchers.tables import Grant, RefundLeg
 
@@ -63,7 +64,7 @@ def quota_of(
     before = [row for row in returned if row.leg == leg.leg]
     worth_u = sum(
         move.amount
-        for tx in (call.id, call.id + LATE)
+        for tx in names_of(call.id)
         for move in moved(session, tx)
         if move.code == Code.FREE_COST
     )
