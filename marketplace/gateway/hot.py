@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -321,9 +322,7 @@ class Hot:
     ) -> tuple[int, int]:
         """Return (input tokens, most output tokens per choice), counted by an engine."""
         context = record.listing.context_length or _NO_CONTEXT
-        exact = await self.upstream.count_tokens(
-            record.endpoints[0], talk.countable(), generation_id
-        )
+        exact = await self._tokens(record, talk.countable(), generation_id)
         if exact + (asked or 1) > context:
             wanted = f" and {asked} tokens of output" if asked else ""
             raise ContextTooLong(
@@ -353,13 +352,23 @@ class Hot:
         self._may_call(key, record, model)
         ticket = self._limits.enter(self._quotas.of(key, record), 0, self.clock())
         try:
-            count = await self.upstream.count_tokens(
-                record.endpoints[0], counting.chat_request(), generation_id
-            )
+            count = await self._tokens(record, counting.chat_request(), generation_id)
         finally:
             ticket.leave()
         answer = msgspec.json.encode(counting.answer(count))
         connection.respond(200, [(b"content-type", b"application/json")], answer)
+
+    async def _tokens(
+        self, record: ListingRecord, document: dict[str, Any], generation_id: str
+    ) -> int:
+        """Return how many tokens the first engine that answers makes of a request."""
+        for number, endpoint in enumerate(record.endpoints, 1):
+            try:
+                return await self.upstream.count_tokens(endpoint, document, generation_id)
+            except _ELSEWHERE:
+                if number == len(record.endpoints):
+                    raise
+        raise AssertionError("a listing without engines is refused before")
 
     async def renew(self) -> None:
         """Keep the holds of running calls alive until cancelled."""
