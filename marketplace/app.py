@@ -91,7 +91,9 @@ class Marketplace:
         settings = self.settings
         writer = LedgerWriter(self.database.raw_connection, new_id("office"))
         self.desk = Desk(settings)
-        chores = asyncio.ensure_future(keep_house(self.database, writer, self.hub.store))
+        chores = asyncio.ensure_future(
+            keep_house(self.database, writer, self.hub.store, settings.hold_ttl_s)
+        )
         gc.collect()
         gc.freeze()
         try:

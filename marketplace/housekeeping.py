@@ -23,8 +23,8 @@ from catalog.hub.prune import sweep
 from catalog.listings import records, shelf
 from catalog.listings.tables import Listing
 from marketplace.gateway import answers
-from marketplace.ledger.operations import Release
-from marketplace.ledger.sweep import expired_holds
+from marketplace.ledger.operations import Release, Renew
+from marketplace.ledger.sweep import expired_holds, holds_from_ahead
 from marketplace.ledger.writer import LedgerWriter
 from marketplace.payouts.accruals import accrue, finished_days, mature
 from marketplace.prices.tables import PriceVersion
@@ -46,10 +46,12 @@ _CALLED = text(
 )
 
 
-async def keep_house(database: Database, writer: LedgerWriter, store: ArtifactStore) -> None:
+async def keep_house(
+    database: Database, writer: LedgerWriter, store: ArtifactStore, hold_ttl_s: int
+) -> None:
     """Run every errand in its own rhythm until cancelled."""
     await asyncio.gather(
-        _sweep(database, writer),
+        _sweep(database, writer, hold_ttl_s),
         _every(_SHELF_S, tidy_shelf, database),
         _every(_SHELF_S, Popularity(), database),
         _every(_MONEY_S, settle_time, database),
@@ -58,11 +60,11 @@ async def keep_house(database: Database, writer: LedgerWriter, store: ArtifactSt
     )
 
 
-async def _sweep(database: Database, writer: LedgerWriter) -> None:
+async def _sweep(database: Database, writer: LedgerWriter, hold_ttl_s: int) -> None:
     while True:
         with contextlib.suppress(Exception):  # the database is away; holds wait until it is back
-            for release in await asyncio.to_thread(_overdue, database):
-                await writer.apply(release)
+            for operation in await asyncio.to_thread(_overdue, database, hold_ttl_s):
+                await writer.apply(operation)
         await asyncio.sleep(_SWEEP_S)
 
 
@@ -74,9 +76,11 @@ def forget_answers(database: Database) -> None:
                 return
 
 
-def _overdue(database: Database) -> list[Release]:
+def _overdue(database: Database, hold_ttl_s: int) -> list[Release | Renew]:
     with database.reading() as session:
-        return expired_holds(session, now_us())
+        at_us = now_us()
+        ahead = holds_from_ahead(session, at_us, hold_ttl_s)
+        return [*expired_holds(session, at_us), *ahead]
 
 
 async def _every(seconds: float, errand: Callable[[Database], None], database: Database) -> None:

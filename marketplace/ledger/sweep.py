@@ -1,10 +1,15 @@
-"""Return what dead processes still hold: expire every hold that outlived its call."""
+"""Return what dead processes still hold: expire every hold that outlived its call.
+
+A hold made while the clock was ahead would outlive it by hours. Calls renew their holds all the time, so
+one that expires later than any of them could ask for is cut to what a call may have now.
+"""
 
 from __future__ import annotations
 
 from sqlmodel import Session, col, select
 
-from marketplace.ledger.operations import Release
+from catalog.ground.clock import SECOND_US
+from marketplace.ledger.operations import Release, Renew
 from marketplace.ledger.tables import Hold
 
 
@@ -17,3 +22,18 @@ def expired_holds(session: Session, at_us: int, limit: int = 500) -> list[Releas
         .limit(limit)
     )
     return [Release(tx, at_us, expired=True) for tx in session.exec(query)]
+
+
+def holds_from_ahead(session: Session, at_us: int, ttl_s: int, limit: int = 500) -> list[Renew]:
+    """Return the operations that shorten calls' holds which were made by a clock that was ahead.
+
+    `ttl_s` is how long a call's hold lives. Holds of other things (invoices) have lives of their own.
+    """
+    ttl_us = ttl_s * SECOND_US
+    query = (
+        select(Hold.tx)
+        .where(col(Hold.expires_at_us) > at_us + 2 * ttl_us)
+        .where(col(Hold.tx).startswith("gen_", autoescape=True))
+        .limit(limit)
+    )
+    return [Renew(tx, at_us + ttl_us) for tx in session.exec(query)]

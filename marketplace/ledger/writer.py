@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import threading
 import time
 from collections import deque
@@ -32,6 +33,8 @@ from marketplace.ledger.company import WAIT_S, Company
 from marketplace.ledger.dialect import Dialect, dialect_of
 from marketplace.ledger.journal import BatchRun
 from marketplace.ledger.operations import Hold, Operation, Outcome, Renew
+
+log = logging.getLogger(__name__)
 
 _MOST_AT_ONCE = 512
 _RECONNECT_S = 0.2
@@ -139,7 +142,13 @@ class LedgerWriter:
             count = min(len(self._queue), _MOST_AT_ONCE)
             self._company.began(count, time.monotonic())
             batch = [self._queue.popleft() for _ in range(count)]
-            results = self._durably([operation for operation, _ in batch])
+            try:
+                results = self._durably([operation for operation, _ in batch])
+            except Exception as error:
+                # Whatever it is, it must not end the thread: everybody would wait for ever.
+                log.exception("a batch of the ledger failed")
+                self._disconnect()
+                results = [_meaning(error)] * count
             self._company.answered(count, len(self._queue))
             _deliver(batch, results)
         self._closed = True
