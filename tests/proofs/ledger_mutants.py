@@ -367,7 +367,8 @@ MUTANTS = (
         "marketplace/payouts/service.py",
         "    if is_held(session, row.org_id):\n",
         "    if False:\n",
-        WALK,
+        # The walk meets it only now and then: a hold between two steps of one payout.
+        (*WALK, "tests/marketplace/payouts/test_payouts.py"),
     ),
     Mutant(
         "owners keep what was refunded",

@@ -192,6 +192,23 @@ def test_nothing_moves_under_review(story: Story) -> None:
     story.check()
 
 
+def test_a_payout_that_was_prepared_is_not_approved_under_review(story: Story) -> None:
+    story.org("opc", wallet_u=10_000)
+    story.call("opc", 5_000)
+    owner, at_us = story.org("owner"), story.clock
+    story.days(9)
+    run_jobs(story)
+    with story.database.session() as session:
+        service.prepare(session, "p1", owner, "anna", at_us())
+        hold(session, "h1", owner, "filing under review", "anna", at_us())
+    with story.database.session() as session, pytest.raises(Conflict, match="under review"):
+        service.approve(session, "p1", "ben", at_us())
+    with story.database.session() as session:
+        release(session, "h1", "ben", at_us())
+        assert service.approve(session, "p1", "ben", at_us()).state == "approved"
+    story.check()
+
+
 def test_a_payout_from_preparation_to_the_bank_and_back(story: Story) -> None:
     story.org("opc", wallet_u=10_000)
     story.call("opc", 5_000)
