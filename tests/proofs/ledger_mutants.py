@@ -459,7 +459,7 @@ MUTANTS = (
         "marketplace/payouts/files.py",
         "    ready = payouts(session, state=APPROVED)\n",
         '    ready = [*payouts(session, state=APPROVED), *payouts(session, state="exported")]\n',
-        WALK,
+        (*WALK, "tests/marketplace/payouts/test_payouts.py"),
     ),
     Mutant(
         "a reimbursement is paid whoever has refunded it",

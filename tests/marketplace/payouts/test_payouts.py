@@ -209,6 +209,21 @@ def test_a_payout_that_was_prepared_is_not_approved_under_review(story: Story) -
     story.check()
 
 
+def test_what_went_out_in_a_file_is_not_asked_for_again(story: Story) -> None:
+    story.org("opc", wallet_u=10_000)
+    story.call("opc", 5_000)
+    owner, at_us = story.org("owner"), story.clock
+    story.days(9)
+    run_jobs(story)
+    with story.database.session() as session:
+        service.prepare(session, "p1", owner, "anna", at_us())
+        service.approve(session, "p1", "ben", at_us())
+        files.export(session, "f1", "ben", at_us())
+    with story.database.session() as session, pytest.raises(Conflict, match="No payout"):
+        files.export(session, "f2", "ben", at_us())
+    story.check()
+
+
 def test_a_payout_from_preparation_to_the_bank_and_back(story: Story) -> None:
     story.org("opc", wallet_u=10_000)
     story.call("opc", 5_000)
