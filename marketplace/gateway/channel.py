@@ -27,6 +27,11 @@ _LENGTH = 4
 _PATIENCE_S = 15.0
 
 
+async def no_answers(what: str, _payload: bytes) -> bytes:
+    """Answer nothing: for an end that is only told things."""
+    raise errors.InternalError(f"Nobody answers {what!r} here.", rule="gateway.channel")
+
+
 class Channel(asyncio.Protocol):
     """One end. `answers` serves the other side's questions, `hears` gets what it tells.
 

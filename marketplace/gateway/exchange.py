@@ -28,10 +28,10 @@ from catalog.ground.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
+from marketplace.gateway.counters import Counters
 from marketplace.gateway.counting import count_answer
 from marketplace.gateway.door import Connection
 from marketplace.gateway.flight import Answer, Flight
-from marketplace.gateway.meter import Meter
 from marketplace.gateway.money import Bill, Call
 from marketplace.gateway.records import EndpointRecord
 from marketplace.gateway.replays import Replay
@@ -61,7 +61,7 @@ class Tools:
     upstream: Upstream
     writer: LedgerWriter
     router: Router
-    meter: Meter
+    counters: Counters
     clock: Clock
     hold_ttl_s: int
 
@@ -143,7 +143,7 @@ class Exchange:
             if not self._began:
                 raise
             self.call.error = plain_code(error.code)
-            self._tools.meter.refuse(self.call.error)
+            self._tools.counters.refuse(self.call.error)
             self._break_off(error)
         except BaseException:
             await self._void()
@@ -187,7 +187,7 @@ class Exchange:
         call, now_us = self.call, self._tools.clock()
         engine = call.endpoint
         since_us = call.failures[-1].ended_at_us if call.failures else call.held_at_us
-        self._tools.meter.failed(engine.id, failure)
+        self._tools.counters.failed(engine.id, failure)
         call.failures += (
             Attempt(
                 engine.id, engine.url, engine.model, engine.provider, since_us, now_us, failure
@@ -206,7 +206,7 @@ class Exchange:
                 self._flight.cut_off(error)
             return
         if forward:
-            self._tools.meter.chunks += 1
+            self._tools.counters.chunks += 1
             if self._replay is not None:
                 self._replay.saw(forward)
             if self._began:
@@ -319,7 +319,7 @@ class Exchange:
             await tools.writer.apply(call.late_hold(bill, tools.clock(), tools.hold_ttl_s))
             await tools.writer.apply(bill.operation(call, f"{call.tx}{LATE}", tools.clock()))
         call.bill, call.settled_at_us = bill, tools.clock()
-        tools.meter.billed(call, bill)
+        tools.counters.billed(call, bill)
         return bill
 
     async def _void(self) -> None:
@@ -327,7 +327,7 @@ class Exchange:
         if self.call.ended:
             return
         self.call.ended = True
-        self._tools.meter.voided += 1
+        self._tools.counters.voided += 1
         try:
             await self._tools.writer.apply(Release(self.call.tx, self._tools.clock()))
         except TokenMartError as error:

@@ -32,11 +32,11 @@ from catalog.ground.errors import (
 )
 from catalog.ground.ids import new_id
 from marketplace.gateway import idempotency
+from marketplace.gateway.counters import Counters
 from marketplace.gateway.directory import Directory
 from marketplace.gateway.door import Connection, Request
 from marketplace.gateway.exchange import Exchange, Tools
 from marketplace.gateway.limits import Limits, Ticket
-from marketplace.gateway.meter import Meter
 from marketplace.gateway.money import Books, Call
 from marketplace.gateway.options import Options
 from marketplace.gateway.quotas import Quotas
@@ -83,7 +83,7 @@ class Hot:
     books: Books
     archive: Archive
     clock: Clock = now_us
-    meter: Meter = field(default_factory=Meter)
+    counters: Counters = field(default_factory=Counters)
     router: Router = field(default_factory=Router)
     watcher: Watcher | None = None
 
@@ -92,7 +92,12 @@ class Hot:
         self._quotas = Quotas(self.options)
         self.turns = Turns(self.options, self.clock)
         self._tools = Tools(
-            self.upstream, self.writer, self.router, self.meter, self.clock, self.options.hold_ttl_s
+            self.upstream,
+            self.writer,
+            self.router,
+            self.counters,
+            self.clock,
+            self.options.hold_ttl_s,
         )
         self.open_calls: dict[str, Call] = {}
         self.running = 0
@@ -122,7 +127,7 @@ class Hot:
             connection.respond_error(rendered)
         finally:
             self.running -= 1
-            self.meter.answered(request.path, status, wrong)
+            self.counters.answered(request.path, status, wrong)
             if self.watcher is not None:
                 call, trace = connection.call, connection.trace
                 self.watcher.ended(request, call, trace, generation_id, status, wrong, at_us)
@@ -220,7 +225,7 @@ class Hot:
                 return
             place = await self.turns.wait(gate, call, name.endswith(FREE_SUFFIX), connection)
             if call.waited_us:
-                self.meter.queue_s.observe(call.waited_us / 1e6)
+                self.counters.queue_s.observe(call.waited_us / 1e6)
             try:
                 await self._held(call, talk, name, connection, ticket, replay)
             finally:
@@ -254,7 +259,7 @@ class Hot:
             self.open_calls[call.tx] = call
             try:
                 call.held_at_us = self.clock()
-                self.meter.hold_s.observe((call.held_at_us - call.hold_from_us) / 1e6)
+                self.counters.hold_s.observe((call.held_at_us - call.hold_from_us) / 1e6)
                 if connection.gone:
                     await self.writer.apply(Release(call.tx, self.clock()))
                     raise ClientGone

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from marketplace.gateway.meter import BOUNDS_S, Histogram, Meter
+from marketplace.gateway.counters import BOUNDS_S, Counters, Histogram
 from marketplace.gateway.office import GatewayOffice
 
 _P = "tokenmart_gateway_"
@@ -150,7 +150,7 @@ class _Workers(Collector):
         yield dropped
 
 
-def _histograms(total: Meter) -> Iterator[Metric]:
+def _histograms(total: Counters) -> Iterator[Metric]:
     for name, words in _HISTOGRAMS.items():
         yield _histogram(_P + name.removesuffix("_s") + "_seconds", words, getattr(total, name))
 

@@ -23,9 +23,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from catalog.ground.errors import Unavailable
 from catalog.ground.ids import new_id
 from marketplace.gateway.channel import Channel
+from marketplace.gateway.counters import Counters, Now, Report
 from marketplace.gateway.handover import Passage, no_delay, pair
 from marketplace.gateway.lookup import Lookup
-from marketplace.gateway.meter import Meter, Now, Report
 from marketplace.gateway.observer import Observer
 from marketplace.gateway.options import Options
 from marketplace.gateway.records import decode, encode
@@ -60,7 +60,7 @@ class WorkerHandle:
         self.passage: Passage | None = None
         self.ready = asyncio.Event()
         self.now = Now()
-        self.meter = Meter()
+        self.counters = Counters()
         self.past_cpu_s = 0.0
         """Processor time of those that it has replaced."""
 
@@ -82,7 +82,7 @@ class GatewayOffice:
         self._lookup = lookup
         self._adopt_connection = adopt
         self.workers = [WorkerHandle(number) for number in range(count)]
-        self._past = Meter()
+        self._past = Counters()
         self._past_unseen = 0
         self._markers = b""
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -134,12 +134,12 @@ class GatewayOffice:
         fit.sort(key=lambda worker: worker.now.connections)
         return any(w.passage is not None and w.passage.send(connection, read) for w in fit)
 
-    def totals(self) -> Meter:
+    def totals(self) -> Counters:
         """Return what all workers have counted since the office started, the dead ones included."""
-        total = Meter()
+        total = Counters()
         total.add(self._past)
         for worker in self.workers:
-            total.add(worker.meter)
+            total.add(worker.counters)
         return total
 
     def unseen(self) -> int:
@@ -159,10 +159,10 @@ class GatewayOffice:
             except Exception:
                 log.exception("worker %d could not be started", worker.number)
             worker.ready.clear()
-            self._past.add(worker.meter)
+            self._past.add(worker.counters)
             self._past_unseen += worker.now.unseen
             worker.past_cpu_s += worker.now.cpu_s
-            worker.meter, worker.now = Meter(), Now()
+            worker.counters, worker.now = Counters(), Now()
             if not self._leaving:
                 self.restarts += 1
                 log.error("worker %d has ended; it is started again", worker.number)
@@ -230,7 +230,7 @@ class GatewayOffice:
                 self._tell_markers(worker)
             elif what == "report":
                 report = msgspec.msgpack.decode(payload, type=Report)
-                worker.meter, worker.now = report.meter, report.now
+                worker.counters, worker.now = report.counters, report.now
             elif what == "seen" and self.observer is not None:
                 self.observer.hears(decode_seen(payload))
 

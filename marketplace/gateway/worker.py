@@ -25,13 +25,13 @@ import uvloop
 from catalog.ground.driver import connect
 from marketplace.gateway.call_log import set_up
 from marketplace.gateway.caps import KeyCaps
-from marketplace.gateway.channel import Channel
+from marketplace.gateway.channel import Channel, no_answers
+from marketplace.gateway.counters import Now, Report
 from marketplace.gateway.directory import Directory
 from marketplace.gateway.door import Door
 from marketplace.gateway.handover import Passage, inherit, no_delay
 from marketplace.gateway.hot import Hot
 from marketplace.gateway.idempotency import Answer
-from marketplace.gateway.meter import Now, Report
 from marketplace.gateway.options import Options
 from marketplace.gateway.records import KeyRecord, ListingRecord, OrgLadder, decode, encode
 from marketplace.gateway.replays import Asked, Kept, Tried
@@ -100,7 +100,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave.set)
-        channel = await Channel.open(self._ends[0], self._answers, self._hears)
+        channel = await Channel.open(self._ends[0], no_answers, self._hears)
         channel.closed.add_done_callback(lambda _: self._leave.set())
         office = Office(channel)
         options = await office.options()
@@ -148,9 +148,6 @@ class Worker:
         channel.tell("report", self._told(hot))
         channel.close()
 
-    async def _answers(self, what: str, payload: bytes) -> bytes:
-        raise NotImplementedError(what)
-
     def _hears(self, what: str, payload: bytes) -> None:
         if what == "markers" and self._directory is not None:
             self._directory.notice(msgspec.msgpack.decode(payload))
@@ -180,7 +177,7 @@ class Worker:
             memory_bytes=_memory_bytes(),
             unseen=hot.watcher.dropped if hot.watcher is not None else 0,
         )
-        return msgspec.msgpack.encode(Report(hot.meter, now))
+        return msgspec.msgpack.encode(Report(hot.counters, now))
 
 
 async def _tell_seen(hot: Hot) -> None:

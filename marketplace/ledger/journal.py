@@ -114,6 +114,7 @@ class BatchRun:
         posts: list[str] = []
         accounts: set[int] = set()
         for op in operations:
+            # By its class: no operation has a subclass, and this is looked at for every one of them.
             kind = op.__class__
             if kind is Hold:
                 accounts.update(op.accounts)  # type: ignore[union-attr]

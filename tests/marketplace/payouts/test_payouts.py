@@ -192,12 +192,18 @@ def test_nothing_moves_under_review(story: Story) -> None:
     story.check()
 
 
-def test_a_payout_that_was_prepared_is_not_approved_under_review(story: Story) -> None:
+def _earned(story: Story) -> str:
+    """Return an owner whose share of a call has matured."""
     story.org("opc", wallet_u=10_000)
     story.call("opc", 5_000)
-    owner, at_us = story.org("owner"), story.clock
+    owner = story.org("owner")
     story.days(9)
     run_jobs(story)
+    return owner
+
+
+def test_a_payout_that_was_prepared_is_not_approved_under_review(story: Story) -> None:
+    owner, at_us = _earned(story), story.clock
     with story.database.session() as session:
         service.prepare(session, "p1", owner, "anna", at_us())
         hold(session, "h1", owner, "filing under review", "anna", at_us())
@@ -210,11 +216,7 @@ def test_a_payout_that_was_prepared_is_not_approved_under_review(story: Story) -
 
 
 def test_what_went_out_in_a_file_is_not_asked_for_again(story: Story) -> None:
-    story.org("opc", wallet_u=10_000)
-    story.call("opc", 5_000)
-    owner, at_us = story.org("owner"), story.clock
-    story.days(9)
-    run_jobs(story)
+    owner, at_us = _earned(story), story.clock
     with story.database.session() as session:
         service.prepare(session, "p1", owner, "anna", at_us())
         service.approve(session, "p1", "ben", at_us())
@@ -225,11 +227,7 @@ def test_what_went_out_in_a_file_is_not_asked_for_again(story: Story) -> None:
 
 
 def test_a_payout_from_preparation_to_the_bank_and_back(story: Story) -> None:
-    story.org("opc", wallet_u=10_000)
-    story.call("opc", 5_000)
-    owner, at_us = story.org("owner"), story.clock
-    story.days(9)
-    run_jobs(story)
+    owner, at_us = _earned(story), story.clock
     with story.database.session() as session:
         service.prepare(session, "p1", owner, "anna", at_us())
         service.prepare(session, "p1", owner, "anna", at_us())

@@ -35,7 +35,7 @@ class Histogram(msgspec.Struct):
         self.sum_s += other.sum_s
 
 
-class Meter(msgspec.Struct):
+class Counters(msgspec.Struct):
     """Counters since the worker started; durations are seconds, money micro-yuan, tokens tokens.
 
     `requests` is by path and status, `failures` by endpoint and failure, `refused` by the error's code,
@@ -96,7 +96,7 @@ class Meter(msgspec.Struct):
         if call.first_token_us:
             self.first_token_s.observe(call.first_token_us / 1e6)
 
-    def add(self, other: Meter) -> None:
+    def add(self, other: Counters) -> None:
         """Count what another worker has counted."""
         for name in self.__struct_fields__:
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -130,7 +130,7 @@ class Now(msgspec.Struct):
 class Report(msgspec.Struct):
     """What a worker tells the office every second."""
 
-    meter: Meter
+    counters: Counters
     now: Now
 
 
