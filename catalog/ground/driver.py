@@ -46,6 +46,8 @@ def connect(url: str) -> Any:
     if kind == "sqlite":
         connection = sqlite3.connect(sqlite_path(url), check_same_thread=False)
         configure_sqlite(connection)
+        # The ledger's writer works at the end of its tables, and a worker is to stay under 60 MB.
+        connection.execute("PRAGMA cache_size = -6144")
         return connection
     if kind == "postgresql":
         import psycopg
