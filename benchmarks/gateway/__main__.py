@@ -24,15 +24,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.gateway import ours, peers
+from benchmarks.gateway import litellm, ours, peers
 from benchmarks.gateway.errors import NotInstalled, Refused
 from benchmarks.gateway.install import ROOT, install
-from benchmarks.gateway.processes import fsync_ms_p50, memory, started
+from benchmarks.gateway.processes import cpu_s, fsync_ms_p50, memory, started
 from benchmarks.gateway.report import DIRECT, POSTGRES, WATERFALL, Samples, ratios, rows, show
 from benchmarks.gateway.scenarios import (
     CHUNK_RATE,
@@ -56,8 +57,11 @@ TARGETS: dict[str, Starter] = {
     "tokenmart-postgres": ours.postgres,
     "tensorzero": peers.tensorzero,
     "portkey": peers.portkey,
-    "litellm": peers.litellm,
+    litellm.LITELLM: litellm.litellm,
+    litellm.WITHOUT_DATABASE: litellm.without_database,
 }
+# Only when asked for: it answers a question of its own, and LiteLLM takes half a round.
+_ON_REQUEST = {litellm.WITHOUT_DATABASE}
 _LIMIT_S = 570.0
 _WARM_S = 1.0
 _talk = Console(stderr=True)
@@ -104,8 +108,8 @@ def _warm(targets: dict[str, Target], seconds: float) -> None:
 
 
 def _takes_part(name: str, scenario: Scenario) -> bool:
-    """The variants of ours are measured where they differ: at the main figure and in streams."""
-    return scenario in (MAIN, STREAMS) or name not in (WATERFALL, POSTGRES)
+    """Variants are measured where they differ: at the main figure and in streams."""
+    return scenario in (MAIN, STREAMS) or name not in (WATERFALL, POSTGRES, *_ON_REQUEST)
 
 
 def _measure(
@@ -126,11 +130,17 @@ def _measure(
         for scenario in SCENARIOS:
             for name in order:
                 if _takes_part(name, scenario):
+                    before_s = _engine_s(targets[name])
                     one = sample(place, targets[name], scenario, given.seconds)
-                    samples.add(name, scenario.name, one)
+                    engine_us = (_engine_s(targets[name]) - before_s) / one.units * 1e6
+                    samples.add(name, scenario.name, one, engine_us)
         longest = max(longest, time.monotonic() - started_at)
     samples.memory = {name: memory(t.pid) for name, t in targets.items() if t.pid}
     return samples
+
+
+def _engine_s(target: Target) -> float:
+    return cpu_s(target.engine_pid) if target.engine_pid else 0.0
 
 
 def _environment(
@@ -150,6 +160,7 @@ def _environment(
         "chunks": CHUNKS,
         "chunk_rate": CHUNK_RATE,
         "versions": {name: target.version for name, target in targets.items() if target.version},
+        "does": {name: target.does for name, target in targets.items()},
         "left_out": left_out,
     }
 
@@ -176,6 +187,10 @@ def run(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], Sample
         samples = _measure(place, targets, given, began)
         fsync_ms.append(fsync_ms_p50(folder))
         environment = _environment(given, targets, left_out | more, statistics.mean(fsync_ms))
+    # What a gateway writes when it ends is written by now.
+    environment["booked"] = {
+        name: asdict(target.booked) for name, target in targets.items() if target.booked
+    }
     report = {
         "environment": environment,
         "rows": rows(samples, [scenario.name for scenario in SCENARIOS]),
@@ -194,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--targets",
         type=lambda text: text.split(","),
-        default=list(TARGETS),
+        default=[name for name in TARGETS if name not in _ON_REQUEST],
         help="of " + ",".join(TARGETS),
     )
     parser.add_argument("--offline", action="store_true", help="leave out what is not installed")

@@ -1,4 +1,4 @@
-"""The upstream alone, and every gateway that is not ours."""
+"""The upstream alone, and every gateway that is not ours but LiteLLM, which has a file of its own."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ threading.Event().wait()
             "tensorzero",
             f"{base}/chat/completions",
             process.pid,
-            _installed(programs, "tensorzero"),
+            install.version(programs, "tensorzero"),
             "routes; no keys, no budgets, no spend log: those need its databases",
             model="tensorzero::model_name::mock",
         )
@@ -136,44 +136,3 @@ def portkey(place: Place) -> Iterator[Target]:
             headers=("x-portkey-provider: openai", f"x-portkey-custom-host: {place.upstream}/v1"),
         )
         yield answering(target, folder, process)
-
-
-@contextmanager
-def litellm(place: Place) -> Iterator[Target]:
-    """LiteLLM's proxy with a master key and a budget; one worker."""
-    programs = install.python_ready("litellm", place.offline)
-    folder, port = empty_folder(place, "litellm"), free_port()
-    (folder / "config.yaml").write_text(
-        f"""model_list:
-  - model_name: mock
-    litellm_params: {{model: openai/mock, api_base: "{place.upstream}/v1", api_key: none}}
-    model_info: {{input_cost_per_token: 0.00001, output_cost_per_token: 0.00002}}
-general_settings: {{master_key: {KEY}}}
-litellm_settings: {{max_budget: 1000000, budget_duration: 30d, telemetry: false}}
-"""
-    )
-    # The price map comes with the package; its documentation asks for these log settings in production.
-    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-    command: list[str | Path] = [
-        programs / "litellm",
-        "--config",
-        folder / "config.yaml",
-        "--host",
-        "127.0.0.1",
-    ]
-    command += ["--port", str(port), "--num_workers", "1"]
-    with started(command, folder, environment) as process:
-        target = Target(
-            "litellm",
-            f"http://127.0.0.1:{port}{PATH}",
-            process.pid,
-            _installed(programs, "litellm"),
-            "master key, budget and spend in memory; no database: its Prisma engine is not a package",
-        )
-        yield answering(target, folder, process)
-
-
-def _installed(programs: Path, package: str) -> str:
-    code = f"from importlib.metadata import version; print(version({package!r}))"
-    found = subprocess.run([programs / "python", "-c", code], capture_output=True, text=True)
-    return found.stdout.strip()

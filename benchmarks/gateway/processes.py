@@ -1,7 +1,8 @@
 """Processes of our own: started in a session of their own, measured with all their children, ended.
 
 What a gateway costs is read from /proc: user and system time of its root process and of everything below
-it or in its session, those already gone included. Linux only.
+it or in its session, those already gone included. What is `counted_apart` is a tree of its own: it counts for
+nothing above it. Linux only.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _STOP_S = 20.0
 _PPID, _SESSION, _UTIME, _CSTIME = 1, 3, 11, 14
+_apart: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,33 @@ def tree(root: int) -> dict[int, list[str]]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             found[int(stat.parent.name)] = stat.read_text().rpartition(")")[2].split()
-    members = {pid for pid, fields in found.items() if pid == root or int(fields[_SESSION]) == root}
+    for pid in _below(_apart - {root}, found):
+        del found[pid]
+    members = {pid for pid, fields in found.items() if int(fields[_SESSION]) == root}
+    return {pid: found[pid] for pid in _below({root} | members, found)}
+
+
+def _below(roots: set[int], found: Mapping[int, Sequence[str]]) -> set[int]:
+    """Return those of `roots` that still run, and their descendants."""
+    members = roots & found.keys()
     while more := {
         pid for pid, fields in found.items() if int(fields[_PPID]) in members and pid not in members
     }:
         members |= more
-    return {pid: found[pid] for pid in members}
+    return members
+
+
+@contextlib.contextmanager
+def counted_apart(pid: int) -> Iterator[None]:
+    """Meanwhile count a process and what is below it in no tree but its own.
+
+    The time of an ended process is its parent's: see that it still runs at the end.
+    """
+    _apart.add(pid)
+    try:
+        yield
+    finally:
+        _apart.discard(pid)
 
 
 def cpu_s(root: int) -> float:

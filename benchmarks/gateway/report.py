@@ -46,14 +46,20 @@ class Samples:
     targets: dict[str, Target] = field(default_factory=dict)
     memory: dict[str, list[Memory]] = field(default_factory=dict)
     _found: dict[tuple[str, str], list[Sample]] = field(default_factory=dict)
+    _engine_us: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
-    def add(self, target: str, scenario: str, sample: Sample) -> None:
-        """Keep the sample of a round."""
+    def add(self, target: str, scenario: str, sample: Sample, engine_us: float = 0.0) -> None:
+        """Keep the sample of a round, and what an engine that counts apart took for each of its units."""
         self._found.setdefault((target, scenario), []).append(sample)
+        self._engine_us.setdefault((target, scenario), []).append(engine_us)
 
     def of(self, target: str, scenario: str) -> Sequence[Sample]:
         """Return a target's samples in a scenario; none when it was not measured there."""
         return self._found.get((target, scenario), ())
+
+    def engine_us(self, target: str, scenario: str) -> float:
+        """Return the median of what the target's engine took; 0 when it has none or was not measured."""
+        return statistics.median(self._engine_us.get((target, scenario), [0.0]))
 
     def paired(
         self, one: str, other: str, scenario: str, worth: Callable[[Sample, Sample], float]
@@ -157,6 +163,7 @@ def _medians(
         "cpu_us": cpu_us,
         "per_core_s": round(1e6 / cpu_us) if cpu_us else None,
         "database_us": middle("database_us"),
+        "engine_us": round(samples.engine_us(name, scenario), 3),
         "per_s": middle("per_s"),
         "load_busy": middle("load_busy"),
         "upstream_busy": middle("upstream_busy"),
@@ -176,7 +183,7 @@ def show(report: Mapping[str, Any], samples: Samples) -> None:
     environment = report["environment"]
     console.print(
         f"\nDurable rows (*): an fsync of this disk takes {environment['fsync_ms_p50']:.2f} ms (p50). "
-        "cpu: processor time of the whole process tree. db: that of PostgreSQL. "
+        "cpu: processor time of the whole process tree (litellm: see below). db: that of PostgreSQL. "
         "Costs: medians of rounds that took turns.\n"
     )
     console.print(_headroom(report) + "\n")
@@ -187,6 +194,8 @@ def show(report: Mapping[str, Any], samples: Samples) -> None:
     console.print()
     for name, target in samples.targets.items():
         console.print(f"{name:20} {target.version:38} {target.does}", highlight=False)
+        for line in _apart(samples, target):
+            console.print(f"{'':20} {line}", highlight=False)
         for each in samples.memory.get(name, ()):
             console.print(
                 f"{'':20} {each.name:48} RSS {each.rss_mib:7.1f} MiB  PSS {each.pss_mib:7.1f} MiB",
@@ -194,6 +203,20 @@ def show(report: Mapping[str, Any], samples: Samples) -> None:
             )
     for name, why in environment["left_out"].items():
         console.print(f"{name:20} left out: {why}", highlight=False)
+
+
+def _apart(samples: Samples, target: Target) -> list[str]:
+    """Return what was left out of a target's cost, and what it has written down by its end."""
+    lines = []
+    if target.engine_pid:
+        engine_us = samples.engine_us(target.name, MAIN.name)
+        lines.append(
+            f"not counted, per request: {engine_us:,.0f} us of its query engine, and db us"
+        )
+    if target.booked and target.booked.rows:
+        log = f"{target.booked.rows:,} calls of {target.booked.log_usd:.4f} dollars in its log"
+        lines.append(f"at its end: {log}, {target.booked.key_usd:.4f} dollars spent by its key")
+    return lines
 
 
 def _headroom(report: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.gateway.errors import Refused
@@ -35,9 +36,21 @@ class Place:
     offline: bool
 
 
+@dataclass
+class Booked:
+    """What a gateway has written down when it has ended: calls, US dollars in its log and on its key."""
+
+    rows: int = 0
+    log_usd: float = 0.0
+    key_usd: float = 0.0
+
+
 @dataclass(frozen=True)
 class Target:
-    """A gateway that answers. `pid` and `database_pid` are roots of process trees; 0: there is none."""
+    """A gateway that answers. `pid` and `database_pid` are roots of process trees; 0: there is none.
+
+    `engine_pid` is a process that the gateway started and that does not count as its own (`counted_apart`).
+    """
 
     name: str
     url: str
@@ -48,9 +61,11 @@ class Target:
     model: str = "mock"
     headers: tuple[str, ...] = ()
     database_pid: int = 0
+    engine_pid: int = 0
     durable: bool = False
     market: Market | None = None
     legs: int = 0
+    booked: Booked | None = None
 
 
 Starter = Callable[[Place], AbstractContextManager[Target]]
@@ -92,15 +107,19 @@ def answering(target: Target, folder: Path, process: subprocess.Popen[bytes]) ->
 
 def _call(target: Target) -> str:
     """Make one call; return '' or what was answered instead of 200."""
-    where = urlsplit(target.url)
     body = {"model": target.model, "max_tokens": 4, "messages": [{"role": "user", "content": "hi"}]}
+    status, text = post(target, urlsplit(target.url).path, body)
+    return "" if status == 200 else f"{status} {text[:300]}"
+
+
+def post(target: Target, path: str, body: dict[str, Any]) -> tuple[int, str]:
+    """Send JSON to a path of the target with its key and headers; return status and body of the answer."""
     headers = {"content-type": "application/json", "authorization": f"Bearer {target.key}"}
     headers |= dict(line.split(": ", 1) for line in target.headers)
-    connection = http.client.HTTPConnection(where.netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(target.url).netloc, timeout=10)
     try:
-        connection.request("POST", where.path, json.dumps(body), headers)
+        connection.request("POST", path, json.dumps(body), headers)
         answer = connection.getresponse()
-        text = answer.read().decode(errors="replace")
-        return "" if answer.status == 200 else f"{answer.status} {text[:300]}"
+        return answer.status, answer.read().decode(errors="replace")
     finally:
         connection.close()

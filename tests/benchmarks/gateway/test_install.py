@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,20 +12,23 @@ from benchmarks.gateway.errors import NotInstalled
 from benchmarks.gateway.install import BROKEN, HERE, MENDED, ROOT, install, mended
 
 
-def test_portkey_and_all_it_needs_is_pinned_by_hash_and_names_no_registry() -> None:
-    text = (HERE / "portkey" / "package-lock.json").read_text()
+@pytest.mark.parametrize("folder", ["portkey", "prisma"])
+def test_npm_packages_are_pinned_by_hash_and_name_no_registry(folder: str) -> None:
+    text = (HERE / folder / "package-lock.json").read_text()
     assert not re.search(r"https?:|file:", text)
     packages = json.loads(text)["packages"]
-    (wanted,) = packages.pop("")["dependencies"].items()
-    assert packages[f"node_modules/{wanted[0]}"]["version"] == wanted[1]
+    wanted = packages.pop("")["dependencies"]
+    assert wanted == json.loads((HERE / folder / "package.json").read_text())["dependencies"]
+    assert all(packages[f"node_modules/{name}"]["version"] == wanted[name] for name in wanted)
     assert all(each["version"] and each["integrity"] for each in packages.values())
 
 
 @pytest.mark.parametrize("name", ["litellm", "tensorzero", "go", "node"])
 def test_python_peers_are_locked_to_what_is_asked_for(name: str) -> None:
-    asked = (ROOT / "requirements" / f"peer-{name}.in").read_text().strip()
+    asked = (ROOT / "requirements" / f"peer-{name}.in").read_text().split()
     locked = (ROOT / "requirements" / f"peer-{name}.lock").read_text()
-    assert re.sub(r"\[.*?\]", "", asked) in re.sub(r"\[.*?\]", "", locked)
+    for each in asked:
+        assert re.sub(r"\[.*?\]", "", each) in re.sub(r"\[.*?\]", "", locked)
     assert "--hash=sha256:" in locked
 
 
@@ -42,3 +46,14 @@ def test_offline_leaves_out_what_is_not_there(
     left_out = install(["litellm", "portkey", "tensorzero", "passthrough"], offline=True)
     assert set(left_out) == {"litellm", "portkey", "tensorzero", "passthrough"}
     assert all("--offline" in why for why in left_out.values())
+
+
+def test_without_its_query_engine_litellm_still_takes_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(offline: bool) -> Path:
+        raise NotInstalled("no such package")
+
+    monkeypatch.setattr("benchmarks.gateway.install.python_ready", lambda *_: Path())
+    monkeypatch.setattr("benchmarks.gateway.install.prisma_ready", nothing)
+    assert install(["litellm"], offline=True) == {"litellm's database": "no such package"}

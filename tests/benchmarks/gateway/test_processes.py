@@ -7,7 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.gateway.processes import cpu_s, free_port, fsync_ms_p50, memory, started, tree
+from benchmarks.gateway.processes import (
+    counted_apart,
+    cpu_s,
+    free_port,
+    fsync_ms_p50,
+    memory,
+    started,
+    tree,
+)
 
 # A parent that waits for a child, which burns a third of a second and then starts one that stays.
 _FAMILY = """
@@ -40,6 +48,26 @@ def test_the_time_and_memory_of_children_count_and_they_are_ended(tmp_path: Path
             assert each.name.startswith("python")
             assert each.rss_mib >= each.pss_mib > 0
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in members))
+
+
+# A parent whose child has a child.
+_THREE = """
+import subprocess, sys
+child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+subprocess.run([sys.executable, "-c", child])
+"""
+
+
+def test_what_counts_apart_counts_with_what_is_below_it_and_nowhere_else(tmp_path: Path) -> None:
+    with started([sys.executable, "-c", _THREE], tmp_path) as process:
+        wait_until(lambda: len(tree(process.pid)) == 3)
+        parents = {pid: int(fields[1]) for pid, fields in tree(process.pid).items()}
+        (child,) = [pid for pid, parent in parents.items() if parent == process.pid]
+        with counted_apart(child):
+            assert set(tree(process.pid)) == {process.pid}
+            assert set(tree(child)) == set(parents) - {process.pid}
+            assert len(memory(process.pid)) == 1
+        assert set(tree(process.pid)) == set(parents)
 
 
 def test_what_a_process_printed_is_kept(tmp_path: Path) -> None:

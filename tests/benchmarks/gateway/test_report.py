@@ -7,7 +7,7 @@ import pytest
 from benchmarks.gateway.processes import Memory
 from benchmarks.gateway.report import Samples, ratios, rows, show
 from benchmarks.gateway.scenarios import FIRST, MAIN, SCENARIOS, STREAMS, Sample
-from benchmarks.gateway.targets import Target
+from benchmarks.gateway.targets import Booked, Target
 
 
 def one(cpu_us: float, *, per_s: float = 100, first_byte_ms: float = 1) -> Sample:
@@ -66,3 +66,24 @@ def test_the_table_shows_every_target_and_who_was_left_out(
     ours = [row for row in found if row["target"] == "tokenmart"]
     assert [row["scenario"] for row in ours if "scenario" in row] == [s.name for s in SCENARIOS]
     assert [row["process"] for row in ours if "process" in row] == ["worker", "front"]
+
+
+def test_what_is_left_out_of_a_cost_and_what_was_booked_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    does = "only its own process counts"
+    booked = Booked(rows=321, log_usd=0.2385, key_usd=0.2385)
+    samples = measured("direct")
+    samples.targets["litellm"] = Target("litellm", "", 1, "1", does, engine_pid=2, booked=booked)
+    for engine_us in (900, 1000, 5000):
+        samples.add("direct", MAIN.name, one(0))
+        samples.add("litellm", MAIN.name, one(14_000), engine_us)
+    found = rows(samples, [MAIN.name])
+    assert [(row["cpu_us"], row["engine_us"]) for row in found] == [(0, 0), (14_000, 1000)]
+    environment = {"fsync_ms_p50": 0.5, "left_out": {"litellm's database": "not there"}}
+    show({"environment": environment, "rows": found, "ratios": {}}, samples)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert does in printed
+    assert "not counted, per request: 1,000 us of its query engine" in printed
+    assert "321 calls of 0.2385 dollars in its log, 0.2385 dollars spent by its key" in printed
+    assert "litellm's database left out: not there" in printed
