@@ -7,7 +7,8 @@ the peers, then goes round: in every round each scenario asks each target in tur
 processor time of a gateway's whole process tree per request, or per chunk of a stream. Missing peers are
 installed first (`--offline`: left out); the measurement itself needs no network. One wrong answer from
 anybody refuses the run: exit 1 and no report. Writes `build/bench/gateway.json`.
-`docs/benchmarks-gateway.md` tells the method.
+`docs/benchmarks-gateway.md` tells the method. LiteLLM takes part with its database where that can be had;
+`--targets tokenmart,litellm,litellm-no-database` shows what the database costs it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import os
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,7 +142,7 @@ def _with_database(place: Place, engine: Path, url: str, database_pid: int) -> I
 def _proxy(
     place: Place, name: str, does: str, environment: Mapping[str, str], settings: str = ""
 ) -> Iterator[_Proxy]:
-    programs = install.python_ready(install.LITELLM, place.offline)
+    ready = install.python_ready(install.LITELLM, place.offline)
     folder, port = place.folder / name, free_port()
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(_SETTINGS.format(upstream=place.upstream, more=settings))
@@ -153,11 +153,11 @@ def _proxy(
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_MASTER_KEY": KEY,
     }
-    command: list[str | Path] = [programs / "litellm", "--config", folder / "config.yaml"]
+    command: list[str | Path] = [ready / "litellm", "--config", folder / "config.yaml"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
     with started(command, folder, {**production, **environment}) as process:
         url = f"http://127.0.0.1:{port}{PATH}"
-        version = install.version(programs, install.LITELLM)
+        version = install.version(ready, install.LITELLM)
         yield _Proxy(Target(name, url, process.pid, version, does), folder, process)
 
 
@@ -198,8 +198,11 @@ def _virtual_key(target: Target) -> str:
 
 
 def _engine_pid(root: int, engine: Path) -> int:
-    running = {pid: Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in tree(root)}
-    found = [pid for pid, words in running.items() if str(engine) in words]
+    found = []
+    for pid in tree(root):
+        with suppress(OSError):
+            if str(engine) in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+                found.append(pid)
     if len(found) != 1:
         raise Refused(f"{LITELLM} runs {len(found)} query engines, not one")
     return found[0]
