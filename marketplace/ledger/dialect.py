@@ -7,7 +7,7 @@ journal decides, `write` writes; on PostgreSQL each step is one round trip.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -43,34 +43,42 @@ ACCOUNTS = (
     "WHERE rule <> 0 AND id"
 )
 
-Legs = list[tuple[int, int, int]]
+Legs = Sequence[tuple[int, int, int]]
 """A hold's promises: (account_id, amount, sink_id)."""
-decode_legs = msgspec.json.Decoder(Legs).decode
+decode_legs = msgspec.json.Decoder(list[tuple[int, int, int]]).decode
+
+
+Totals = dict[int, list[int]]
+"""Bounded accounts by id: [rule, dr_pending, dr_posted, cr_pending, cr_posted]."""
 
 
 class Taken(NamedTuple):
     """What a batch finds: the lane's next row, next batch and head; the holds it ends, which are gone
-    from now on, by tx; which of its posts are known; every bounded account it touches, locked, as
-    (id, rule, dr_pending, dr_posted, cr_pending, cr_posted)."""
+    from now on, by tx; which of its posts are known; at least every bounded account it touches, locked.
+
+    The batch counts in `accounts` itself: what a dialect keeps of it must be forgotten on rollback.
+    """
 
     lane: tuple[int, int, str]
     holds: dict[str, Legs]
     posted: set[str]
-    accounts: list[tuple[int, int, int, int, int, int]]
+    accounts: Totals
 
 
 class Written(NamedTuple):
     """What a batch leaves.
 
     `accounts` are (dr_pending, dr_posted, cr_pending, cr_posted, id), in the order of their ids. The rows
-    of the chain come twice, as tuples and as the JSON that was chained. `seal` is the row of
-    `ledger_batch` (lane, n, first_seq, last_seq, sha256); None when nothing was chained.
+    of the chain come twice, as tuples and as the JSON that was chained. `promised` are the legs of the
+    new `holds`, by tx. `seal` is the row of `ledger_batch` (lane, n, first_seq, last_seq, sha256); None
+    when nothing was chained.
     """
 
-    accounts: Sequence[tuple[int, int, int, int, int]]
+    accounts: Sequence[tuple[int, ...]]
     transfers: Sequence[tuple[Any, ...]]
     transfers_json: bytes
     holds: Sequence[tuple[Any, ...]]
+    promised: Mapping[str, Legs]
     events: Sequence[tuple[Any, ...]]
     events_json: bytes
     seal: tuple[int, int, int, int, str] | None

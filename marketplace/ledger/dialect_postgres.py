@@ -24,6 +24,7 @@ from marketplace.ledger.dialect import (
     OPEN_LANE,
     TRANSFER_COLUMNS,
     USAGE_COLUMNS,
+    Legs,
     Taken,
     Written,
     decode_legs,
@@ -146,13 +147,14 @@ class PostgresDialect:
         next_seq, next_batch, head = _texts(answers[0])[0]
         found = _numbers(answers[1]) if ending or accounts else []
         taken = _texts(answers[2]) if ending else []
-        holds = {tx: decode_legs(legs) for tx, legs in taken}
+        holds: dict[str, Legs] = {tx: decode_legs(legs) for tx, legs in taken}
         # A hold that was opened between the two statements has accounts that nobody has locked.
         missing = {leg[0] for legs in holds.values() for leg in legs} - {row[0] for row in found}
         if missing:
             found += _numbers(self._send((_LOCK, (_array(missing),)))[0])
         posted = {tx for (tx,) in _texts(answers[-1])} if posts else set()
-        return Taken((int(next_seq), int(next_batch), head), holds, posted, found)
+        totals = {account_id: row for account_id, *row in found}
+        return Taken((int(next_seq), int(next_batch), head), holds, posted, totals)
 
     def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str]]:
         return _texts(self._send((_HOLDS, (as_json(txs),)))[0])

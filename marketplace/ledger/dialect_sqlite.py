@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import chain
 from typing import Any
 
 from catalog.ground.errors import LedgerCorrupt
@@ -16,14 +17,21 @@ from marketplace.ledger.dialect import (
     LANE_ID,
     OPEN_LANE,
     TRANSFER_COLUMNS,
+    Legs,
     Taken,
+    Totals,
     Written,
     decode_legs,
 )
 
 _FULL = 2
+_MOST_KEPT = 16_384
+"""Accounts and open holds that a writer remembers: some megabytes of them."""
+_MOST_ROWS = 16
+_VERSION = "PRAGMA data_version"
 _LANE = "SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=?"
 _TAKE = "DELETE FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?)) RETURNING tx, legs"
+_END = "DELETE FROM ledger_hold WHERE tx=?"
 _HOLDS = "SELECT tx, legs, plan FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?))"
 _POSTED = (
     "SELECT tx FROM ledger_transfer WHERE tx IN (SELECT value FROM json_each(?1)) UNION ALL "
@@ -39,13 +47,31 @@ _BATCH = "INSERT INTO ledger_batch (lane, n, first_seq, last_seq, sha256) VALUES
 _HEAD = "UPDATE ledger_lane SET next_seq=?, next_batch=?, head=? WHERE id=?"
 
 
-def _insert(table: str, columns: Sequence[str]) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+class _Insert:
+    """INSERT of many rows, several a statement: it saves a third of what `executemany` takes.
+
+    Each number of rows up to `_MOST_ROWS` is a statement of its own, prepared when it first occurs.
+    """
+
+    def __init__(self, table: str, columns: Sequence[str]) -> None:
+        row = f"({', '.join('?' * len(columns))})"
+        head = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "
+        self._statements = [head + ", ".join([row] * n) for n in range(_MOST_ROWS + 1)]
+
+    def run(self, execute: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert the rows."""
+        count = len(rows)
+        if count == 1:
+            execute(self._statements[1], rows[0])
+            return
+        for start in range(0, count, _MOST_ROWS):
+            some = rows[start : start + _MOST_ROWS]
+            execute(self._statements[len(some)], list(chain.from_iterable(some)))
 
 
-_INSERT_TRANSFER = _insert("ledger_transfer", TRANSFER_COLUMNS)
-_INSERT_HOLD = _insert("ledger_hold", HOLD_COLUMNS)
-_INSERT_EVENT = _insert("usage_event", EVENT_COLUMNS)
+_TRANSFERS = _Insert("ledger_transfer", TRANSFER_COLUMNS)
+_NEW_HOLDS = _Insert("ledger_hold", HOLD_COLUMNS)
+_EVENTS = _Insert("usage_event", EVENT_COLUMNS)
 
 
 class SqliteDialect:
@@ -59,6 +85,16 @@ class SqliteDialect:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._ours = False
+        self._version: int | None = None
+        """The database's version at which the lane and the accounts were as they are kept here."""
+        self._lane_id = 0
+        self._lane: tuple[int, int, str] | None = None
+        self._totals: Totals = {}
+        self._unbounded: set[int] = set()
+        """Accounts that have no totals: projections, and those that do not exist."""
+        self._promised: dict[str, Legs] = {}
+        """The legs of open holds that we have made. They never change; whether a hold is still open is
+        asked of its row."""
         self._log_path = ""
         self._log: int | None = None
         """The log's file descriptor, once it is ours to sync."""
@@ -83,11 +119,20 @@ class SqliteDialect:
 
     def commit(self, *, durable: bool = True) -> None:
         self._execute("COMMIT")
-        if durable and self._log_path:
+        if durable:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make everything durable that has been committed; another thread may do it."""
+        if self._log_path:
             if self._log is None:
                 # It is there by now, and the same file for as long as anybody is connected.
                 self._log = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
             self._fdatasync(self._log)
+
+    def checkpoint(self) -> None:
+        """Copy what has been committed from the log into the database, as far as readers allow."""
+        self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:
         self._connection.close()
@@ -96,6 +141,7 @@ class SqliteDialect:
             self._log = None
 
     def rollback(self) -> None:
+        self._lane, self._version, self._promised = None, None, {}
         if self._connection.in_transaction:
             self._execute("ROLLBACK")
 
@@ -110,15 +156,62 @@ class SqliteDialect:
     def take(
         self, lane_id: int, ending: Sequence[str], posts: Sequence[str], accounts: Collection[int]
     ) -> Taken:
-        lane = self._execute(_LANE, (lane_id,)).fetchone()
-        holds = {}
-        if ending:
-            taken = self._execute(_TAKE, (_list(ending),)).fetchall()
-            holds = {tx: decode_legs(legs) for tx, legs in taken}
-            accounts = {leg[0] for legs in holds.values() for leg in legs}.union(accounts)
+        self._look_around(lane_id)
+        holds = self._end(ending) if ending else {}
         posted = {tx for (tx,) in self._execute(_POSTED, (_list(posts),))} if posts else set()
-        locked = self._execute(_LOCKED, (_list(accounts),)).fetchall() if accounts else []
-        return Taken(lane, holds, posted, locked)
+        totals, unbounded = self._totals, self._unbounded
+        unknown = {a for a in accounts if a not in totals and a not in unbounded}
+        for legs in holds.values():
+            for account_id, _, _ in legs:
+                if account_id not in totals:
+                    unknown.add(account_id)
+        if unknown:
+            for account_id, *row in self._execute(_LOCKED, (_list(unknown),)).fetchall():
+                totals[account_id] = row
+            unbounded.update(unknown.difference(totals))
+        lane = self._lane
+        if lane is None:
+            lane = self._execute(_LANE, (lane_id,)).fetchone()
+        return Taken(lane, holds, posted, totals)
+
+    def _look_around(self, lane_id: int) -> None:
+        """Forget what somebody else may have changed since our last transaction.
+
+        Within a transaction SQLite's `data_version` is another one when another connection has committed
+        anything since we looked. Inside somebody else's transaction nothing is known beforehand, because
+        the rest of it writes on this connection.
+        """
+        version = self._execute(_VERSION).fetchone()[0] if self._ours else None
+        if version is None or version != self._version or lane_id != self._lane_id:
+            self._lane, self._lane_id, self._version = None, lane_id, version
+            self._totals, self._unbounded = {}, set()
+        elif len(self._totals) + len(self._unbounded) > _MOST_KEPT:
+            self._totals, self._unbounded = {}, set()
+
+    def _end(self, ending: Sequence[str]) -> dict[str, Legs]:
+        """Delete the rows of these holds; return the legs of those that were there."""
+        own = self._own(ending)
+        if own is None or not self._ours:
+            taken = self._execute(_TAKE, (_list(ending),)).fetchall()
+            return {tx: decode_legs(legs) for tx, legs in taken}
+        if len(own) == 1:
+            return own if self._execute(_END, (ending[0],)).rowcount else {}
+        if self._executemany(_END, [(tx,) for tx in own]).rowcount == len(own):
+            return own
+        # Somebody else has ended one of them, and which one is no longer to be seen.
+        self._execute("ROLLBACK")
+        self._execute("BEGIN IMMEDIATE")
+        self._look_around(self._lane_id)
+        taken = self._execute(_TAKE, (_list(ending),)).fetchall()
+        return {tx: decode_legs(legs) for tx, legs in taken}
+
+    def _own(self, ending: Sequence[str]) -> dict[str, Legs] | None:
+        """Return the legs of these holds; None unless we have opened them all ourselves."""
+        pop = self._promised.pop
+        try:
+            return {tx: pop(tx) for tx in ending}
+        except KeyError:
+            return None
 
     def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str]]:
         return list(self._execute(_HOLDS, (_list(txs),)).fetchall())
@@ -130,19 +223,28 @@ class SqliteDialect:
         return bool(self._execute(_RENEW, (expires_at_us, tx)).rowcount)
 
     def write(self, rows: Written) -> None:
-        many = self._executemany
-        if rows.accounts and many(_UPDATE_ACCOUNT, rows.accounts).rowcount != len(rows.accounts):
-            raise LedgerCorrupt("An account vanished under its lock.")
+        accounts = rows.accounts
+        if accounts:
+            if len(accounts) == 1:
+                changed = self._execute(_UPDATE_ACCOUNT, accounts[0]).rowcount
+            else:
+                changed = self._executemany(_UPDATE_ACCOUNT, accounts).rowcount
+            if changed != len(accounts):
+                raise LedgerCorrupt("An account vanished under its lock.")
         if rows.transfers:
-            many(_INSERT_TRANSFER, rows.transfers)
+            _TRANSFERS.run(self._execute, rows.transfers)
         if rows.holds:
-            many(_INSERT_HOLD, rows.holds)
+            _NEW_HOLDS.run(self._execute, rows.holds)
+            if len(self._promised) > _MOST_KEPT:
+                self._promised = {}
+            self._promised.update(rows.promised)
         if rows.events:
-            many(_INSERT_EVENT, rows.events)
+            _EVENTS.run(self._execute, rows.events)
         if rows.seal is not None:
             lane, n, _, last_seq, head = rows.seal
             self._execute(_BATCH, rows.seal)
-            self._execute(_HEAD, (last_seq + 1, n + 1, head, lane))
+            self._lane = (last_seq + 1, n + 1, head)
+            self._execute(_HEAD, (*self._lane, lane))
 
 
 def _list(items: Collection[Any]) -> str:

@@ -27,7 +27,7 @@ from catalog.ground.errors import (
 )
 from marketplace.ledger.chain import as_json, batch_sha256
 from marketplace.ledger.chart import Code, Kind, Rule
-from marketplace.ledger.dialect import Dialect, Legs, Written, decode_legs
+from marketplace.ledger.dialect import Dialect, Legs, Totals, Written, decode_legs
 from marketplace.ledger.operations import (
     Done,
     Entry,
@@ -75,12 +75,13 @@ class BatchRun:
         self._lane = lane_id
         self._clearing = clearing_id
         self._next_seq = 0
-        self._totals: dict[int, list[int]] = {}
+        self._totals: Totals = {}
         self._available = _Available(self._totals)
         self._changed: set[int] = set()
         self._transfers: list[tuple[Any, ...]] = []
         self._events: list[tuple[Any, ...]] = []
         self._holds: list[tuple[Any, ...]] = []
+        self._promised: dict[str, Legs] = {}
         self._open: dict[str, Legs] = {}
         self._known: set[str] = set()
         self._repeated: dict[str, Held] = {}
@@ -128,11 +129,10 @@ class BatchRun:
             elif kind is Post:
                 posts.append(op.tx)
         accounts.discard(self._clearing)
-        lane, self._open, self._known, rows = self._dialect.take(
+        lane, self._open, self._known, self._totals = self._dialect.take(
             self._lane, ending, posts, accounts
         )
-        for account_id, *totals in rows:
-            self._totals[account_id] = totals
+        self._available = _Available(self._totals)
         if len(ending) > len(self._open):
             late = [op.usage[0] for op in operations if isinstance(op, Settle)]
             self._known |= self._dialect.settled(late)
@@ -152,7 +152,7 @@ class BatchRun:
         legs, plan = _decided(op, self._available)
         wanted: dict[int, int] = {}
         for account_id, amount, _ in legs:
-            if account_id not in totals:
+            if account_id not in op.accounts or account_id not in totals:
                 raise NotFound(f"Account {account_id} was not locked.", rule="ledger.account")
             if amount < 0:
                 raise BadRequest("A promise cannot be negative.", rule="ledger.amount")
@@ -163,13 +163,15 @@ class BatchRun:
         lane, seq, transfers = self._lane, self._next_seq, self._transfers
         for index, (account_id, amount, sink_id) in enumerate(legs):
             totals[account_id][_DR_PENDING] += amount
-            what = (_PENDING, _USE, account_id, sink_id, amount, None, at_us)
-            transfers.append((lane, seq, tx, index, *what))
+            transfers.append(
+                (lane, seq, tx, index, _PENDING, _USE, account_id, sink_id, amount, None, at_us)
+            )
             seq += 1
         self._next_seq = seq
         self._changed.update(wanted)
         kept = as_json(legs).decode()
         self._holds.append((tx, lane, op.org_id, kept, plan, at_us, op.expires_at_us))
+        self._promised[tx] = legs
         return Held(legs, plan)
 
     def _settle(self, op: Settle) -> Done:
@@ -283,8 +285,10 @@ class BatchRun:
         if self._next_seq > first_seq:
             head = batch_sha256(head, transfers, events)
             seal = (self._lane, batch, first_seq, self._next_seq - 1, head)
-        rows = (self._transfers, transfers, self._holds, self._events, events)
-        self._dialect.write(Written(accounts, *rows, seal))  # type: ignore[arg-type]
+        chained, used = self._transfers, self._events
+        self._dialect.write(
+            Written(accounts, chained, transfers, self._holds, self._promised, used, events, seal)
+        )
 
 
 _STEPS: dict[type, Callable[[BatchRun, Any], Outcome]] = {

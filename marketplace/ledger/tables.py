@@ -90,9 +90,16 @@ class Hold(SQLModel, table=True):
     """An open promise. The row goes when the hold ends; the journal keeps what happened.
 
     `legs` is JSON `[[account_id, amount, sink_id], …]`, `plan` whatever the caller needs to settle it.
+    There are few rows, only the calls that run. On SQLite those that have expired are found without an
+    index; PostgreSQL has one, because there the dead rows have to be read as well.
     """
 
     __tablename__ = "ledger_hold"
+    __table_args__ = (
+        Index(
+            "ix_ledger_hold_expires_at_us", "expires_at_us", info={"only_on": "postgresql"}
+        ).ddl_if(dialect="postgresql"),
+    )
 
     tx: str = Field(sa_column=Column(Text, primary_key=True))
     lane: int = Field(sa_column=Column(Integer, nullable=False))
@@ -100,7 +107,7 @@ class Hold(SQLModel, table=True):
     legs: str = Field(sa_column=Column(Text, nullable=False))
     plan: str = Field(sa_column=Column(Text, nullable=False))
     held_at_us: int = Field(sa_column=Column(BigInteger, nullable=False))
-    expires_at_us: int = Field(sa_column=Column(BigInteger, nullable=False, index=True))
+    expires_at_us: int = Field(sa_column=Column(BigInteger, nullable=False))
 
 
 class UsageEvent(SQLModel, table=True):

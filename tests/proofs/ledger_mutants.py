@@ -28,6 +28,7 @@ LEDGER = (
     "tests/marketplace/ledger/test_posts.py",
     "tests/marketplace/ledger/test_machine.py",
     "tests/marketplace/ledger/test_writer.py",
+    "tests/marketplace/ledger/test_remembered.py",
     "tests/marketplace/ledger/test_verify.py",
     "tests/marketplace/ledger/test_archive.py",
 )
@@ -74,6 +75,36 @@ MUTANTS = (
         DIALECT,
         '"DELETE FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?)) RETURNING tx, legs"',
         '"SELECT tx, legs FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?))"',
+    ),
+    Mutant(
+        "an ended hold of one's own stays open",
+        DIALECT,
+        '"DELETE FROM ledger_hold WHERE tx=?"',
+        '"UPDATE ledger_hold SET tx=tx WHERE tx=?"',
+    ),
+    Mutant(
+        "what others have booked is not seen",
+        DIALECT,
+        "version is None or version != self._version or",
+        "self._lane is None or",
+    ),
+    Mutant(
+        "a hold that others ended is settled all the same",
+        DIALECT,
+        "return own if self._execute(_END, (ending[0],)).rowcount else {}",
+        "return own if self._execute(_END, (ending[0],)) else {}",
+    ),
+    Mutant(
+        "of several holds that others ended one is settled all the same",
+        DIALECT,
+        "if self._executemany(_END, [(tx,) for tx in own]).rowcount == len(own):",
+        "if self._executemany(_END, [(tx,) for tx in own]).rowcount:",
+    ),
+    Mutant(
+        "what was rolled back is remembered",
+        DIALECT,
+        "        self._lane, self._version, self._promised = None, None, {}\n",
+        "",
     ),
     Mutant(
         "a hold ignores what others hold",
