@@ -2,6 +2,10 @@
 
 The body is a ULID (48 bits of milliseconds, 80 random bits, Crockford base 32: 26 characters, sorts by
 time) behind a prefix that says what it names: `gen_01K…` a generation, `key_…`, `org_…`, `grt_…`.
+
+Within one millisecond a thread counts on from its last id, a few hundred times at most, as the ULID
+specification allows: under load most ids need no random bytes of their own. So a neighbour's id can be
+guessed. That gives nothing away: an id is a name, and what it names asks for a key.
 """
 
 from __future__ import annotations
@@ -13,16 +17,17 @@ import time
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [high + low for high in _CROCKFORD for low in _CROCKFORD]
 _RANDOM_BYTES = 10
-_POOL_BYTES = 512 * _RANDOM_BYTES
+_COUNTED = len(_PAIRS)
+"""Ids that differ in their last two letters alone."""
 
 
 class _Maker(threading.local):
-    """What one thread needs to make ids: random bytes fetched many at a time, because a system call for
-    each id is most of its cost, and the letters of the millisecond that it made the last one in."""
+    """What one thread needs: the letters that its ids of this millisecond share, and the next two."""
 
-    pool = b""
-    at = pid = stamp_ms = 0
-    stamp = ""
+    pid = 0
+    stamp_ms = -1
+    shared = ""
+    last = _COUNTED
 
 
 _maker = _Maker()
@@ -31,14 +36,16 @@ _maker = _Maker()
 def ulid(at_ms: int | None = None) -> str:
     """Return a new ULID of 26 characters; `at_ms` is milliseconds since the Unix epoch."""
     maker = _maker
-    at = maker.at
-    if at >= len(maker.pool) or maker.pid != os.getpid():  # a forked process must not repeat ours
-        maker.pool, maker.pid, at = os.urandom(_POOL_BYTES), os.getpid(), 0
-    maker.at = at + _RANDOM_BYTES
     stamp_ms = time.time_ns() // 1_000_000 if at_ms is None else at_ms
-    if stamp_ms != maker.stamp_ms or not maker.stamp:
-        maker.stamp_ms, maker.stamp = stamp_ms, _letters(stamp_ms & (2**48 - 1), 40)
-    return maker.stamp + _letters(int.from_bytes(maker.pool[at : at + _RANDOM_BYTES], "big"), 70)
+    last = maker.last + 1
+    # A forked process must not go on counting from ours.
+    if stamp_ms != maker.stamp_ms or last >= _COUNTED or maker.pid != os.getpid():
+        maker.stamp_ms, maker.pid = stamp_ms, os.getpid()
+        drawn = int.from_bytes(os.urandom(_RANDOM_BYTES), "big")
+        maker.shared = _letters(stamp_ms & (2**48 - 1), 40) + _letters(drawn >> 10, 60)
+        last = drawn & (_COUNTED // 2 - 1)
+    maker.last = last
+    return maker.shared + _PAIRS[last]
 
 
 def _letters(value: int, highest: int) -> str:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +66,7 @@ _TEMPLATE_TOKENS = 64
 """What a chat template adds at most around one message, beyond the bytes that the caller sent."""
 _MEDIA_TOKENS = 2048
 """What a picture or a recording may cost an engine: it may be a link, so its bytes bound nothing."""
-_MEDIA = (b'"image_url"', b'"input_image"', b'"input_audio"')
+_MEDIA = re.compile(rb'"(?:image_url|input_(?:image|audio))"')
 _NO_CONTEXT = 1 << 40
 _FRESH_US = 250_000
 _ELSEWHERE = (Unavailable, UpstreamFailed, UpstreamTimeout)
@@ -186,8 +187,8 @@ class Hot:
         # Byte-level tokenizers make at most one token of each byte, so the body's length bounds the
         # input without a tokenizer. Only where that bound does not fit the context is the engine asked.
         input_tokens, max_tokens = len(talk.body) + _TEMPLATE_TOKENS, 0
-        if media := sum(talk.body.count(kind) for kind in _MEDIA):
-            input_tokens += media * _MEDIA_TOKENS
+        if media := _MEDIA.findall(talk.body):
+            input_tokens += len(media) * _MEDIA_TOKENS
         if talk.has_output:
             asked = talk.envelope.asked_max_tokens
             usual = record.listing.max_output_tokens or self.options.default_max_tokens
