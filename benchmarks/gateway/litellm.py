@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.gateway import install
 from benchmarks.gateway.errors import NotInstalled, Refused
-from benchmarks.gateway.ours import _postgres as postgres
+from benchmarks.gateway.ours import postgres_server
 from benchmarks.gateway.processes import counted_apart, free_port, started, tree
 from benchmarks.gateway.targets import (
     KEY,
@@ -53,13 +53,6 @@ general_settings:
 litellm_settings: {{request_timeout: 600, set_verbose: false, json_logs: true, telemetry: false{more}}}
 """
 _BUDGET = {"max_budget": 1_000_000, "budget_duration": "30d"}
-# The upstream calls every answer by the same name, and LiteLLM takes that name as the row's key: without
-# this it would keep one row. Real upstreams do not repeat themselves.
-_ROWS_OF_THEIR_OWN = """
-CREATE FUNCTION own_id() RETURNS trigger LANGUAGE plpgsql AS
-$$ BEGIN NEW.request_id := gen_random_uuid(); RETURN NEW; END $$;
-CREATE TRIGGER own_id BEFORE INSERT ON "LiteLLM_SpendLogs" FOR EACH ROW EXECUTE FUNCTION own_id()
-"""
 _BOOKED = """
 SELECT count(log), coalesce(sum(log.spend), 0), key.spend
 FROM "LiteLLM_VerificationToken" key LEFT JOIN "LiteLLM_SpendLogs" log ON log.api_key = key.token
@@ -86,7 +79,7 @@ def litellm(place: Place) -> Iterator[Target]:
     with ExitStack() as stack:
         try:
             engine = install.prisma_ready(place.offline)
-            url, database_pid = stack.enter_context(postgres(place.folder))
+            url, database_pid = stack.enter_context(postgres_server(place.folder))
         except NotInstalled as error:
             found = _in_memory(place, LITELLM, f": {error}")
         else:
@@ -176,7 +169,7 @@ def programs(place: Place, engine: Path) -> Path:
     return folder
 
 
-def migrate(url: str, *, rows_of_their_own: bool = True) -> None:
+def migrate(url: str) -> None:
     """Make LiteLLM's tables by the migrations that come with it."""
     import psycopg
 
@@ -185,8 +178,6 @@ def migrate(url: str, *, rows_of_their_own: bool = True) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         for migration in sorted(shipped.glob("*/migration.sql")):
             connection.execute(migration.read_bytes())
-        if rows_of_their_own:
-            connection.execute(_ROWS_OF_THEIR_OWN)
 
 
 def _virtual_key(target: Target) -> str:

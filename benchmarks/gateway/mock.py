@@ -25,8 +25,12 @@ _USAGE = re.compile(rb'"include_usage": ?true')
 _EVERY = re.compile(rb'"continuous_usage_stats": ?true')
 
 
+_NAME = b"chatcmpl-000000000000"
+"""What stands in the prepared bytes for an answer's own name, which is as long."""
+
+
 def _chunk(**fields: Any) -> bytes:
-    head = {"id": "chatcmpl-mock", "object": "chat.completion.chunk", "created": 1, "model": "mock"}
+    head = {"id": _NAME.decode(), "object": "chat.completion.chunk", "created": 1, "model": "mock"}
     return b"data: " + json.dumps(head | fields, separators=(",", ":")).encode() + b"\n\n"
 
 
@@ -39,12 +43,12 @@ def _usage(prompt: int, completion: int) -> dict[str, int]:
 
 
 class Script:
-    """The prepared bytes of one configuration; the prompt always has 10 tokens."""
+    """The prepared bytes of one configuration; the prompt always has 10 tokens, every answer its own name."""
 
     def __init__(self, tokens: int, chunks: int) -> None:
         text = "token " * tokens
         answer = {
-            "id": "chatcmpl-mock",
+            "id": _NAME.decode(),
             "object": "chat.completion",
             "created": 1,
             "model": "mock",
@@ -129,24 +133,25 @@ class Mock(asyncio.Protocol):
             self._transport.write(head + body)
             return
         self._stats["requests"] += 1
+        name = b"chatcmpl-%012d" % self._stats["requests"]
         if _STREAM.search(self._body):
             self._stream = asyncio.ensure_future(
-                self._send_stream(*self._script.stream(self._body))
+                self._send_stream(name, *self._script.stream(self._body))
             )
         else:
-            self._transport.write(self._script.answer)
+            self._transport.write(self._script.answer.replace(_NAME, name))
 
-    async def _send_stream(self, chunks: list[bytes], end: bytes) -> None:
+    async def _send_stream(self, name: bytes, chunks: list[bytes], end: bytes) -> None:
         write, now = self._transport.write, asyncio.get_running_loop().time
         started = now()
         write(self._script.start)
         for number, chunk in enumerate(chunks, 1):
-            write(chunk)
+            write(chunk.replace(_NAME, name))
             self._stats["chunks"] += 1
             if self._interval_s:
                 # By the clock, so that a late chunk does not delay all that follow.
                 await asyncio.sleep(max(0.0, started + number * self._interval_s - now()))
-        write(end)
+        write(end.replace(_NAME, name))
 
 
 async def serve(port: int, script: Script, chunk_rate: float) -> None:

@@ -36,7 +36,7 @@ def waterfall(place: Place) -> Iterator[Target]:
 @contextmanager
 def postgres(place: Place) -> Iterator[Target]:
     """This gateway on PostgreSQL, synchronous_commit=on; one voucher pays."""
-    with _postgres(place.folder) as (url, database_pid):
+    with postgres_server(place.folder) as (url, database_pid):
         does = "the same as tokenmart; the database's own processor time stands apart"
         with _tokenmart(place, "tokenmart-postgres", does, 1, url, database_pid) as it:
             yield it
@@ -94,7 +94,7 @@ def _tokenmart(
 
 
 @contextmanager
-def _postgres(folder: Path) -> Iterator[tuple[str, int]]:
+def postgres_server(folder: Path) -> Iterator[tuple[str, int]]:
     """Start PostgreSQL out of the development packages; yield a database's URL and the server's process."""
     # The package keeps its lock file there, and complains where the variable is missing.
     os.environ["XDG_RUNTIME_DIR"] = str(folder.resolve())

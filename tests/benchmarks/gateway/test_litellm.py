@@ -15,7 +15,7 @@ import pytest
 from benchmarks.gateway import install, litellm
 from benchmarks.gateway.__main__ import upstream
 from benchmarks.gateway.errors import NotInstalled
-from benchmarks.gateway.ours import _postgres as postgres
+from benchmarks.gateway.ours import postgres_server
 from benchmarks.gateway.processes import cpu_s, tree
 from benchmarks.gateway.scenarios import MAIN, load
 from benchmarks.gateway.targets import KEY, Place
@@ -112,8 +112,8 @@ def test_the_engine_does_what_litellm_asks_of_it(place: Place) -> None:
     engine = install.prisma_ready(offline=True)
     python = install.python_ready("litellm", offline=True) / "python"
     programs = litellm.programs(place, engine)
-    with postgres(place.folder) as (url, _):
-        litellm.migrate(url, rows_of_their_own=False)
+    with postgres_server(place.folder) as (url, _):
+        litellm.migrate(url)
         binary = str(programs / "query-engine")
         environment = {**os.environ, "DATABASE_URL": url, "PRISMA_QUERY_ENGINE_BINARY": binary}
         command = [str(python), "-c", _ASKED]
