@@ -28,10 +28,11 @@ _FULL = 2
 _MOST_KEPT = 16_384
 """Accounts and open holds that a writer remembers: some megabytes of them."""
 _MOST_ROWS = 16
+"""Rows a statement: more save nothing, and each number of them is a statement of its own."""
 _VERSION = "PRAGMA data_version"
 _LANE = "SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=?"
 _TAKE = "DELETE FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?)) RETURNING tx, legs"
-_END = "DELETE FROM ledger_hold WHERE tx=?"
+_END = "DELETE FROM ledger_hold WHERE tx IN ({})"
 _HOLDS = "SELECT tx, legs, plan FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?))"
 _POSTED = (
     "SELECT tx FROM ledger_transfer WHERE tx IN (SELECT value FROM json_each(?1)) UNION ALL "
@@ -43,14 +44,15 @@ _UPDATE_ACCOUNT = (
     "UPDATE ledger_account SET dr_pending=?, dr_posted=?, cr_pending=?, cr_posted=? WHERE id=?"
 )
 _RENEW = "UPDATE ledger_hold SET expires_at_us=? WHERE tx=?"
+# The lane's row follows by a trigger.
 _BATCH = "INSERT INTO ledger_batch (lane, n, first_seq, last_seq, sha256) VALUES (?, ?, ?, ?, ?)"
-_HEAD = "UPDATE ledger_lane SET next_seq=?, next_batch=?, head=? WHERE id=?"
 
 
 class _Insert:
     """INSERT of many rows, several a statement: it saves a third of what `executemany` takes.
 
-    Each number of rows up to `_MOST_ROWS` is a statement of its own, prepared when it first occurs.
+    It also gives the event loop's thread fewer occasions to get between: the driver lets go of the
+    interpreter with every row of `executemany`.
     """
 
     def __init__(self, table: str, columns: Sequence[str]) -> None:
@@ -72,6 +74,7 @@ class _Insert:
 _TRANSFERS = _Insert("ledger_transfer", TRANSFER_COLUMNS)
 _NEW_HOLDS = _Insert("ledger_hold", HOLD_COLUMNS)
 _EVENTS = _Insert("usage_event", EVENT_COLUMNS)
+_ENDS = [_END.format(", ".join("?" * n)) for n in range(_MOST_ROWS + 1)]
 
 
 class SqliteDialect:
@@ -119,20 +122,11 @@ class SqliteDialect:
 
     def commit(self, *, durable: bool = True) -> None:
         self._execute("COMMIT")
-        if durable:
-            self.sync()
-
-    def sync(self) -> None:
-        """Make everything durable that has been committed; another thread may do it."""
-        if self._log_path:
+        if durable and self._log_path:
             if self._log is None:
                 # It is there by now, and the same file for as long as anybody is connected.
                 self._log = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
             self._fdatasync(self._log)
-
-    def checkpoint(self) -> None:
-        """Copy what has been committed from the log into the database, as far as readers allow."""
-        self._execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def close(self) -> None:
         self._connection.close()
@@ -160,15 +154,15 @@ class SqliteDialect:
         holds = self._end(ending) if ending else {}
         posted = {tx for (tx,) in self._execute(_POSTED, (_list(posts),))} if posts else set()
         totals, unbounded = self._totals, self._unbounded
-        unknown = {a for a in accounts if a not in totals and a not in unbounded}
+        unknown = [a for a in accounts if a not in totals and a not in unbounded]
         for legs in holds.values():
             for account_id, _, _ in legs:
                 if account_id not in totals:
-                    unknown.add(account_id)
+                    unknown.append(account_id)
         if unknown:
             for account_id, *row in self._execute(_LOCKED, (_list(unknown),)).fetchall():
                 totals[account_id] = row
-            unbounded.update(unknown.difference(totals))
+            unbounded.update(a for a in unknown if a not in totals)
         lane = self._lane
         if lane is None:
             lane = self._execute(_LANE, (lane_id,)).fetchone()
@@ -190,18 +184,20 @@ class SqliteDialect:
 
     def _end(self, ending: Sequence[str]) -> dict[str, Legs]:
         """Delete the rows of these holds; return the legs of those that were there."""
-        own = self._own(ending)
-        if own is None or not self._ours:
-            taken = self._execute(_TAKE, (_list(ending),)).fetchall()
-            return {tx: decode_legs(legs) for tx, legs in taken}
-        if len(own) == 1:
-            return own if self._execute(_END, (ending[0],)).rowcount else {}
-        if self._executemany(_END, [(tx,) for tx in own]).rowcount == len(own):
-            return own
-        # Somebody else has ended one of them, and which one is no longer to be seen.
-        self._execute("ROLLBACK")
-        self._execute("BEGIN IMMEDIATE")
-        self._look_around(self._lane_id)
+        own = self._own(ending) if self._ours else None
+        if own is not None:
+            gone = 0
+            for start in range(0, len(ending), _MOST_ROWS):
+                some = ending[start : start + _MOST_ROWS]
+                gone += self._execute(_ENDS[len(some)], some).rowcount
+            if gone == len(own):
+                return own
+            if not gone:
+                return {}
+            # Somebody else has ended one of them, and which one is no longer to be seen.
+            self._execute("ROLLBACK")
+            self._execute("BEGIN IMMEDIATE")
+            self._look_around(self._lane_id)
         taken = self._execute(_TAKE, (_list(ending),)).fetchall()
         return {tx: decode_legs(legs) for tx, legs in taken}
 
@@ -241,10 +237,9 @@ class SqliteDialect:
         if rows.events:
             _EVENTS.run(self._execute, rows.events)
         if rows.seal is not None:
-            lane, n, _, last_seq, head = rows.seal
+            _, n, _, last_seq, head = rows.seal
             self._execute(_BATCH, rows.seal)
             self._lane = (last_seq + 1, n + 1, head)
-            self._execute(_HEAD, (*self._lane, lane))
 
 
 def _list(items: Collection[Any]) -> str:

@@ -195,8 +195,10 @@ class BatchRun:
             row[_DR_PENDING] -= amount
             row[_DR_POSTED] += posted
             self._changed.add(account_id)
-            what = (_POST, _USE, account_id, sink_id, posted, row[_DR_POSTED], at_us)
-            transfers.append((lane, seq, tx, index, *what))
+            spent = row[_DR_POSTED]
+            transfers.append(
+                (lane, seq, tx, index, _POST, _USE, account_id, sink_id, posted, spent, at_us)
+            )
             seq += 1
         self._next_seq = seq
         through += self._entries(tx, op.entries, at_us)
@@ -271,8 +273,22 @@ class BatchRun:
                 self._changed.add(credit_id)
             elif credit_id == self._clearing:
                 through += amount
-            what = (_POSTED, int(code), debit_id, credit_id, amount, debit_total, at_us)
-            self._transfers.append((lane, seq, tx, index, *what))
+            why = int(code)
+            self._transfers.append(
+                (
+                    lane,
+                    seq,
+                    tx,
+                    index,
+                    _POSTED,
+                    why,
+                    debit_id,
+                    credit_id,
+                    amount,
+                    debit_total,
+                    at_us,
+                )
+            )
             seq += 1
         self._next_seq = seq
         return through

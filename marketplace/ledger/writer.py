@@ -75,8 +75,8 @@ class LedgerWriter:
         self._company = Company()
         self._closing = self._closed = False
         self._dialect: Dialect | None = None
-        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
-        self._thread.start()
+        self._writing = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+        self._writing.start()
 
     def submit(self, operation: Operation) -> Outcome:
         """Apply one operation and wait for it to be durable; raises its refusal."""
@@ -101,7 +101,7 @@ class LedgerWriter:
         """Finish what is queued, then stop."""
         self._closing = True
         self._wake()
-        self._thread.join()
+        self._writing.join()
 
     @property
     def queued(self) -> int:

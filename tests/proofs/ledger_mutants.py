@@ -79,8 +79,8 @@ MUTANTS = (
     Mutant(
         "an ended hold of one's own stays open",
         DIALECT,
-        '"DELETE FROM ledger_hold WHERE tx=?"',
-        '"UPDATE ledger_hold SET tx=tx WHERE tx=?"',
+        '"DELETE FROM ledger_hold WHERE tx IN ({})"',
+        '"UPDATE ledger_hold SET tx=tx WHERE tx IN ({})"',
     ),
     Mutant(
         "what others have booked is not seen",
@@ -91,14 +91,14 @@ MUTANTS = (
     Mutant(
         "a hold that others ended is settled all the same",
         DIALECT,
-        "return own if self._execute(_END, (ending[0],)).rowcount else {}",
-        "return own if self._execute(_END, (ending[0],)) else {}",
+        "            if not gone:\n                return {}\n",
+        "            if not gone:\n                return own\n",
     ),
     Mutant(
         "of several holds that others ended one is settled all the same",
         DIALECT,
-        "if self._executemany(_END, [(tx,) for tx in own]).rowcount == len(own):",
-        "if self._executemany(_END, [(tx,) for tx in own]).rowcount:",
+        "            if gone == len(own):\n",
+        "            if gone:\n",
     ),
     Mutant(
         "what was rolled back is remembered",
