@@ -27,6 +27,7 @@ from marketplace.gateway.handover import is_call
 from marketplace.gateway.observer import Observer
 from marketplace.gateway.office import GatewayOffice
 from marketplace.gateway.otlp import Exporter, collector_of
+from marketplace.gateway.presence import Presence
 from marketplace.gateway.tables import Endpoint
 from marketplace.seeding.catalogue import SEED_SLUG, seed_folder
 from marketplace.settings import Settings
@@ -174,6 +175,7 @@ class _Server(uvicorn.Server):
             desk.lookup,
             self._adopt,
             Observer(settings.log, settings.slow_request_s, exporter),
+            Presence(self._market.database, settings.workers),
         )
         gateway.heard = desk.directory.notice
         self.gateway = self._market.gateway = gateway

@@ -16,7 +16,8 @@ what the calls running at its beginning had reserved may come on top. One call l
 worth may go when nothing else is owed, and keeps what follows waiting: a bound guessed from bytes must
 not lock a caller out for ever.
 
-**Several workers** each keep their own numbers, with the limit divided by how many they are (`share`).
+**Several workers**, on one machine or on several, each keep their own numbers, with the limit divided by how
+many they are (`share`, see `presence`).
 That costs no message between them, and it is strict in sum: all together never grant more, but for at
 least one request and one running call each. It is too strict for a caller whose connections all reach
 one worker: he gets that worker's share. Spending caps are ledger accounts and exact under any number of
@@ -86,6 +87,13 @@ class Limits:
         self._origin_us = 0
         self._meters: dict[str, Meter] = {}
         self._most = _KNOWN
+
+    def divide(self, share: int) -> None:
+        """Divide every limit among so many processes; what has been taken stays taken."""
+        if share != self.share:
+            self.share = share
+            for meter in self._meters.values():
+                meter.follow(meter.quota, share)
 
     def enter(self, quotas: tuple[Quota, ...], tokens: int, now_us: int) -> Ticket:
         """Take a request, `tokens` and a place from every subject, or nothing and raise `RateLimited`.

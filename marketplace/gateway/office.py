@@ -28,6 +28,7 @@ from marketplace.gateway.handover import Passage, no_delay, pair
 from marketplace.gateway.lookup import Lookup
 from marketplace.gateway.observer import Observer
 from marketplace.gateway.options import Options
+from marketplace.gateway.presence import RENEW_S, Presence
 from marketplace.gateway.records import decode, encode
 from marketplace.gateway.replays import Asked, Kept
 from marketplace.gateway.seen import decode as decode_seen
@@ -76,6 +77,7 @@ class GatewayOffice:
         lookup: Lookup,
         adopt: Adopt,
         observer: Observer | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self._options = options
         self._listener = listener
@@ -85,6 +87,9 @@ class GatewayOffice:
         self._past = Counters()
         self._past_unseen = 0
         self._markers = b""
+        self._presence = presence
+        self._share = msgspec.msgpack.encode(count)
+        """Among how many workers, on all machines, the limits are divided."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._leaving = False
         self.observer = observer
@@ -96,6 +101,9 @@ class GatewayOffice:
         if self.observer is not None:
             self.observer.start()
         self._run(self._watch())
+        if self._presence is not None:
+            await self._learn_share(self._presence)
+            self._run(self._be_present(self._presence))
         for worker in self.workers:
             self._run(self._keep(worker))
         waiting = [worker.ready.wait() for worker in self.workers]
@@ -120,6 +128,9 @@ class GatewayOffice:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._presence is not None:
+            with contextlib.suppress(Exception):  # others will miss us without our saying so
+                await asyncio.to_thread(self._presence.leave)
         if self.observer is not None:
             await self.observer.close()
 
@@ -228,6 +239,7 @@ class GatewayOffice:
             if what == "ready":
                 worker.ready.set()
                 self._tell_markers(worker)
+                self._tell_share(worker)
             elif what == "report":
                 report = msgspec.msgpack.decode(payload, type=Report)
                 worker.counters, worker.now = report.counters, report.now
@@ -252,6 +264,25 @@ class GatewayOffice:
                 for worker in self.workers:
                     self._tell_markers(worker)
             await asyncio.sleep(WATCH_S)
+
+    async def _be_present(self, presence: Presence) -> None:
+        """Say again and again that this machine is there, and tell the workers how many all are."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self._learn_share(presence)
+            except Exception as error:
+                log.warning("who else serves cannot be read: %s", error)
+                continue
+            for worker in self.workers:
+                self._tell_share(worker)
+
+    async def _learn_share(self, presence: Presence) -> None:
+        self._share = msgspec.msgpack.encode(await asyncio.to_thread(presence.renew))
+
+    def _tell_share(self, worker: WorkerHandle) -> None:
+        if worker.channel is not None:
+            worker.channel.tell("share", self._share)
 
     def _tell_markers(self, worker: WorkerHandle) -> None:
         if worker.channel is not None and self._markers:

@@ -10,7 +10,7 @@ from marketplace.gateway.money import Books
 
 
 class Options(msgspec.Struct, frozen=True):
-    """Durations end in their unit; 0 is no limit. `workers` is how many share this database's limits."""
+    """Durations end in their unit; 0 is no limit. `workers` is how many share its limits at first."""
 
     database_url: str
     lane: str

@@ -1,4 +1,4 @@
-"""Where listings are served."""
+"""Where listings are served, and who serves them."""
 
 from __future__ import annotations
 
@@ -42,3 +42,13 @@ class Endpoint(SQLModel, table=True):
     max_concurrency: int | None = Field(default=None, sa_column=Column(Integer))
     speaks: str | None = Field(default=None, sa_column=Column(Text))
     updated_at_us: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
+class GatewayPresence(SQLModel, table=True):
+    """One machine's office with its `workers`; `seen_at_us` by the database's own clock."""
+
+    __tablename__ = "gateway_presence"
+
+    id: str = Field(sa_column=Column(Text, primary_key=True))
+    workers: int = Field(sa_column=Column(Integer, nullable=False))
+    seen_at_us: int = Field(sa_column=Column(BigInteger, nullable=False))

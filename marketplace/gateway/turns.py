@@ -24,8 +24,15 @@ class Turns:
     def __init__(self, options: Options, clock: Clock) -> None:
         self._options = options
         self._clock = clock
+        self._share = options.workers
         self._gates: dict[str, FairGate] = {}
         self._known: dict[str, ListingRecord] = {}
+
+    def divide(self, share: int) -> None:
+        """Divide the engines' places among so many processes."""
+        if share != self._share:
+            self._share = share
+            self._known.clear()  # so that each gate is measured anew when it is next asked for
 
     def gate(self, record: ListingRecord) -> FairGate | None:
         """Return the listing's gate; None where an engine takes any number of calls."""
@@ -51,7 +58,7 @@ class Turns:
             self._gates.pop(slug, None)
             return
         told = self._options
-        share = max(1, slots // told.workers)
+        share = max(1, slots // self._share)
         if slug in self._gates:
             self._gates[slug].resize(share)
         else:

@@ -94,6 +94,7 @@ class Worker:
         self._leave = asyncio.Event()
         self._adopting: set[asyncio.Task[None]] = set()
         self._directory: Directory | None = None
+        self._hot: Hot | None = None
 
     async def run(self) -> None:
         """Serve until SIGTERM, or until the office goes away."""
@@ -111,6 +112,7 @@ class Worker:
             LedgerWriter, lambda: connect(options.database_url), options.lane
         )
         hot = Hot(options, self._directory, writer, upstream, options.books, office)
+        self._hot = hot
         if Watcher.wanted(options):
             hot.watcher = Watcher(
                 options,
@@ -151,6 +153,8 @@ class Worker:
     def _hears(self, what: str, payload: bytes) -> None:
         if what == "markers" and self._directory is not None:
             self._directory.notice(msgspec.msgpack.decode(payload))
+        elif what == "share" and self._hot is not None:
+            self._hot.share(msgspec.msgpack.decode(payload, type=int))
         elif what == "leave":
             self._leave.set()
 
