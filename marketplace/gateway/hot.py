@@ -376,6 +376,11 @@ class Hot:
                     raise
         raise AssertionError("a listing without engines is refused before")
 
+    def share(self, workers: int) -> None:
+        """Take note of how many workers, on all machines, the limits are divided among."""
+        self._limits.divide(workers)
+        self.turns.divide(workers)
+
     async def renew(self) -> None:
         """Keep the holds of running calls alive until cancelled."""
         ttl_s = self.options.hold_ttl_s
