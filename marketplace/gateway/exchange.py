@@ -271,15 +271,16 @@ class Exchange:
                 self._tools.router.failed(self._choice, "broken")
             raise broken()
         usage, raw = streaming.usage()
-        source = "engine"
+        source, counted = "engine", None
         if usage is None:
             usage, raw, source = await count_answer(
                 self._tools.upstream, call, self._talk, streaming.produced()
             )
+            counted = usage
         if self._replay is not None:
-            await self._replay.keep(_EVENTS, streaming.last(None), self._tools.clock())
+            await self._replay.keep(_EVENTS, streaming.last(None, counted), self._tools.clock())
         bill = await self._settle(usage, raw, source, "ok")
-        last = streaming.last(bill.cost_u)
+        last = streaming.last(bill.cost_u, counted)
         if not self._began:
             self._begin(b"")
         self._connection.finish(last)

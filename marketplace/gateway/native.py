@@ -1,7 +1,8 @@
 """Streams of engines that speak Responses or Messages themselves: passed through, read for usage.
 
-What ends such a stream (`response.completed`, `message_stop`, …) is kept back until the settlement is
-durable, as `[DONE]` is of chat chunks.
+What ends such a stream (`response.completed`, `message_delta` and `message_stop`, …) is kept back until the
+settlement is durable, as `[DONE]` is of chat chunks. It leaves as it came, with the cost in a comment, and
+with what was counted where the engine said nothing of usage.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from catalog.ground.errors import TokenMartError, UpstreamFailed
 from catalog.ground.rendering import anthropic_object
 from marketplace.gateway.sse import Events
 from marketplace.gateway.usage import NOTHING, Found
+from serving.translation import messages_output, responses_output
 from serving.translation.events import event as named_event
+from serving.translation.usage import read_counts
 
 _ENDS = {
     "/v1/responses": (b"response.completed", b"response.incomplete"),
@@ -92,8 +95,8 @@ class NativeStream:
                 self._made.append(event)
             if name in self._ends:
                 self.done = True
-            if self.done:
-                self._kept.append(event + b"\n\n")
+            if self._kept or name in self._tells_all or self.done:
+                self._kept.append(event)
             else:
                 told.append(event + b"\n\n")
         self._count += len(told)
@@ -124,9 +127,33 @@ class NativeStream:
         """Return the events that came, for a stream that ended before its usage."""
         return b"\n\n".join(self._made)
 
-    def last(self, cost_u: int | None) -> bytes:
-        """Return what ends the stream. These shapes end on their own last event, without a comment."""
-        return b"".join(self._kept)
+    def last(self, cost_u: int | None, counted: dict[str, Any] | None) -> bytes:
+        """Return what ends the stream, with its cost, and with what was `counted` for want of usage."""
+        last = []
+        for event in self._kept:
+            name = _name(event)
+            if counted is not None and name in self._tells_all:
+                event = self._with_usage(event, counted)
+            event += b"\n\n"
+            if cost_u is not None and name in self._ends:
+                event, cost_u = with_cost(event, cost_u), None
+            last.append(event)
+        return b"".join(last)
+
+    def _with_usage(self, event: bytes, counted: dict[str, Any]) -> bytes:
+        found = _DATA.search(event)
+        try:
+            data = msgspec.json.decode(found[1]) if found is not None else None
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            data = None
+        if found is None or not isinstance(data, dict):
+            return event
+        counts = read_counts(counted)
+        if self._path == "/v1/messages":
+            data["usage"] = messages_output.usage_object(counts)
+        elif isinstance(data.get("response"), dict):
+            data["response"]["usage"] = responses_output.usage_object(counts)
+        return event[: found.start(1)] + b" " + msgspec.json.encode(data) + event[found.end(1) :]
 
     def fail(self, error: TokenMartError) -> bytes:
         """Return the event of a stream that breaks off."""
@@ -134,6 +161,17 @@ class NativeStream:
             return named_event(anthropic_object(error, self._generation_id))
         ours = {"type": "error", "code": error.code, "message": str(error), "param": error.param}
         return named_event(ours | {"sequence_number": self._count})
+
+
+def with_cost(events: bytes, cost_u: int) -> bytes:
+    """Return whole events with the cost as a comment in the last one, as its first line.
+
+    A comment with an empty line of its own would end nothing, and some clients (OpenAI's SDK, behind an
+    event that had an `id`) read that as an event without data.
+    """
+    at = events.rfind(b"\n\n", 0, -2)
+    at = 0 if at < 0 else at + 2
+    return b"%b: cost_u=%d\n%b" % (events[:at], cost_u, events[at:])
 
 
 def _name(event: bytes) -> bytes:

@@ -21,7 +21,7 @@ from catalog.ground.clock import SECOND_US
 from catalog.ground.errors import BadRequest, TokenMartError, UpstreamFailed
 from catalog.ground.rendering import RenderedError, render_anthropic, render_openai
 from marketplace.gateway.money import Call
-from marketplace.gateway.native import NativeStream
+from marketplace.gateway.native import NativeStream, with_cost
 from marketplace.gateway.records import EndpointRecord
 from marketplace.gateway.request import MAX_CHOICES, Envelope, Fields, decoded, parse, rewrite
 from marketplace.gateway.sse import DONE, Events, StreamReader
@@ -67,8 +67,11 @@ class Streaming(Protocol):
     def produced(self) -> bytes:
         """Return the events that came, where no usage did."""
 
-    def last(self, cost_u: int | None) -> bytes:
-        """Return what may leave only after the settlement; with its cost as a comment where one may stand."""
+    def last(self, cost_u: int | None, counted: dict[str, Any] | None) -> bytes:
+        """Return what may leave only after the settlement, with the cost in a comment.
+
+        `counted` is the usage that was counted here, where the engine told none.
+        """
 
 
 class Talk:
@@ -256,7 +259,7 @@ class _Passing:
     def produced(self) -> bytes:
         return b"\n\n".join(self._reader.made)
 
-    def last(self, cost_u: int | None) -> bytes:
+    def last(self, cost_u: int | None, counted: dict[str, Any] | None) -> bytes:
         chunk = self._reader.usage_chunk
         usage = chunk + b"\n\n" if chunk is not None and self._wants_usage else b""
         cost = b"" if cost_u is None else b": cost_u=%d\n\n" % cost_u
@@ -300,12 +303,12 @@ class _Translating:
     def produced(self) -> bytes:
         return b"\n\n".join(self._reader.made)
 
-    def last(self, cost_u: int | None) -> bytes:
+    def last(self, cost_u: int | None, counted: dict[str, Any] | None) -> bytes:
         if self._last is None:
             usage, _ = self.usage()
             begun = b"" if self._begun else self._translation.begin(*self._who)
-            self._last = begun + self._translation.finish(usage)
-        return self._last
+            self._last = begun + self._translation.finish(usage or counted)
+        return self._last if cost_u is None else with_cost(self._last, cost_u)
 
 
 def _chunk(event: bytes) -> dict[str, Any]:
