@@ -107,6 +107,12 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "a lane stays where it was",
+        "marketplace/migrations/versions/0012_ledger.py",
+        "next_batch = NEW.n + 1",
+        "next_batch = NEW.n",
+    ),
+    Mutant(
         "a hold ignores what others hold",
         JOURNAL,
         "return row[_CR_POSTED] - row[_DR_POSTED] - row[_DR_PENDING]",
