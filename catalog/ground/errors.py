@@ -14,6 +14,7 @@
     ├── PayloadTooLarge       413  over a size limit
     ├── Unprocessable         422  well formed, but it contradicts what was said before
     ├── RateLimited           429  too much at once; try again after `retry_after_s`
+    ├── HeadTooLong           431  the lines before the body are over their limit
     ├── InternalError         500  our fault
     │   └── LedgerCorrupt     500  a balance or the chain is off: stop, and look
     ├── UpstreamFailed        502  the engine answered nonsense or broke off
@@ -142,6 +143,12 @@ class RateLimited(TokenMartError):
     status = 429
     type = "rate_limit_error"
     default_code = "rate_limit_exceeded"
+
+
+class HeadTooLong(TokenMartError):
+    status = 431
+    type = "invalid_request_error"
+    default_code = "head_too_long"
 
 
 class InternalError(TokenMartError):

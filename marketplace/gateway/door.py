@@ -18,8 +18,14 @@ from typing import Any, cast
 
 import httptools
 
-from catalog.ground.errors import BadRequest, PayloadTooLarge, RequestTimeout, TokenMartError
-from catalog.ground.rendering import RenderedError, render_openai
+from catalog.ground.errors import (
+    BadRequest,
+    HeadTooLong,
+    PayloadTooLarge,
+    RequestTimeout,
+    TokenMartError,
+)
+from catalog.ground.rendering import RenderedError
 from marketplace.gateway.handover import CALLS, Passage, give_away, is_call
 
 _LARGEST_HEAD = 64 * 1024
@@ -57,20 +63,28 @@ class Request:
 
 
 Serve = Callable[[Request, "Connection"], Coroutine[Any, Any, None]]
+TurnAway = Callable[[str, TokenMartError], RenderedError]
 
 
 class Door:
     """All open connections.
 
     `serve` answers a request with exactly one `respond`, or `begin` … `finish`, then calls `done`, and
-    raises nothing.
+    raises nothing. `turn_away` renders what the door refuses by itself, for a path, or for '' where it is
+    not known.
     """
 
     def __init__(
-        self, serve: Serve, passage: Passage | None, body_limit: int, trusted: frozenset[str]
+        self,
+        serve: Serve,
+        turn_away: TurnAway,
+        passage: Passage | None,
+        body_limit: int,
+        trusted: frozenset[str],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.serve = serve
+        self.turn_away = turn_away
         self.passage = passage
         self.body_limit = body_limit
         self.trusted = trusted
@@ -202,7 +216,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(BadRequest(f"This is not HTTP/1.1: {error}.", code="invalid_http"))
         if self._in_head and self._size > _LARGEST_HEAD:
-            self._refuse(BadRequest("The request's head is too long.", rule="limits.head"), 431)
+            self._refuse(_head_too_long())
 
     # What the parser calls.
 
@@ -295,7 +309,7 @@ class Connection(asyncio.Protocol):
             self._close_after = True
         self._chunked = request.chunked
         if request.refusal is not None:
-            self.respond_error(render_openai(request.refusal))
+            self.respond_error(self._door.turn_away(request.path, request.refusal))
             self.done()
         else:
             self._task = self._door.loop.create_task(self._door.serve(request, self))
@@ -322,16 +336,16 @@ class Connection(asyncio.Protocol):
             return
         give_away(self._transport, data, passage)
 
-    def _refuse(self, error: TokenMartError, status: int | None = None) -> None:
+    def _refuse(self, error: TokenMartError) -> None:
         """Answer what is not HTTP, unless an answer is on its way already; then only close."""
+        begun = self._in_head or self._reading is not None
+        path = _PATHS.get(self._target.partition(b"?")[0], "") if begun else ""
         self._in_head = False
         self._close_after = True
         if self._discard:
             return  # it has been told, or is being closed
         if self._task is None:
-            rendered = render_openai(error)
-            code = status or rendered.status
-            self.respond_error(RenderedError(code, rendered.headers, rendered.body))
+            self.respond_error(self._door.turn_away(path, error))
             self._discard = True
             self._close()
 
@@ -423,6 +437,14 @@ class Connection(asyncio.Protocol):
                 self._refuse(RequestTimeout("The request did not arrive whole in time."))
             elif quiet_s > IDLE_S:
                 self._close()
+
+
+def _head_too_long() -> HeadTooLong:
+    return HeadTooLong(
+        f"The request's head is longer than {_LARGEST_HEAD:,} bytes.",
+        rule="limits.head",
+        remedy="Send fewer or shorter headers.",
+    )
 
 
 def _chunk(piece: bytes) -> bytes:

@@ -32,6 +32,7 @@ from catalog.ground.errors import (
     UpstreamTimeout,
 )
 from catalog.ground.ids import new_id
+from catalog.ground.rendering import RenderedError
 from marketplace.gateway import idempotency
 from marketplace.gateway.counters import Counters
 from marketplace.gateway.directory import Directory
@@ -133,6 +134,12 @@ class Hot:
                 call, trace = connection.call, connection.trace
                 self.watcher.ended(request, call, trace, generation_id, status, wrong, at_us)
             connection.done()
+
+    def turned_away(self, path: str, error: TokenMartError) -> RenderedError:
+        """Count what the door has refused by itself, and render it; `path` is '' where it is not known."""
+        rendered = render(path, error)
+        self.counters.answered(path or "other", rendered.status, error.code)
+        return rendered
 
     async def _serve(
         self, generation_id: str, request: Request, connection: Connection, at_us: int

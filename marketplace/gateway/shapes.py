@@ -226,7 +226,7 @@ class Talk:
         return b"data: " + render_openai(error).body + b"\n\n"
 
 
-def render(path: str, error: Exception, generation_id: str) -> RenderedError:
+def render(path: str, error: Exception, generation_id: str | None = None) -> RenderedError:
     """Return an error in the shape of the path."""
     if path.startswith("/v1/messages"):
         return render_anthropic(error, generation_id)

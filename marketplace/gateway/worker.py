@@ -123,7 +123,7 @@ class Worker:
             )
         passage = Passage(self._ends[1], self._adopt)
         trusted = frozenset(options.trusted_proxies)
-        self._door = Door(hot.serve, passage, options.body_limit_bytes, trusted)
+        self._door = Door(hot.serve, hot.turned_away, passage, options.body_limit_bytes, trusted)
         server = await loop.create_server(self._door.connection, sock=self._listener, backlog=2048)
         chores = [
             asyncio.ensure_future(hot.renew()),

@@ -22,6 +22,7 @@ from catalog.ground.rendering import render_anthropic
         (errors.Conflict, "conflict_error"),
         (errors.PreconditionFailed, "invalid_request_error"),
         (errors.PayloadTooLarge, "request_too_large"),
+        (errors.HeadTooLong, "invalid_request_error"),
         (errors.RateLimited, "rate_limit_error"),
         (errors.InternalError, "api_error"),
         (errors.UpstreamFailed, "api_error"),

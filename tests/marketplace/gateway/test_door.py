@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from catalog.ground.errors import TokenMartError
+from catalog.ground.rendering import RenderedError
 from marketplace.gateway.door import Connection, Door, Request
+from marketplace.gateway.shapes import render
 
 CALL = b"POST /v1/completions HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{}"
+LONG = b"x: " + b"y" * 200_000
 Client = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -26,14 +31,24 @@ async def stream_then_fail(request: Request, connection: Connection) -> None:
     connection.done()
 
 
-def visit(client: Client, serve: Any = answer) -> list[dict[str, Any]]:
-    """Let a client visit a door; return what the loop was told of errors."""
+def visit(
+    client: Client, serve: Any = answer, turned_away: list[tuple[str, str]] | None = None
+) -> list[dict[str, Any]]:
+    """Let a client visit a door; return what the loop was told of errors.
+
+    `turned_away` gets the path and the error's code of what the door refuses.
+    """
     errors: list[dict[str, Any]] = []
+
+    def turn_away(path: str, error: TokenMartError) -> RenderedError:
+        if turned_away is not None:
+            turned_away.append((path, error.code))
+        return render(path, error)
 
     async def story() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, told: errors.append(told))
-        door = Door(serve, None, 1_000, frozenset())
+        door = Door(serve, turn_away, None, 1_000, frozenset())
         server = await loop.create_server(door.connection, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
         await asyncio.wait_for(client(reader, writer), 10)
@@ -90,3 +105,50 @@ def test_each_request_is_framed_for_its_own_version(first: str, second: str) -> 
         assert told.endswith(b"onetwo")
 
     assert visit(client, stream) == []
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize(
+    ("rest", "status", "code"),
+    [
+        (b" HTTP/1.1\r\ncontent-length: 1001\r\n\r\n", 413, "payload_too_large"),
+        (b" HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3e9\r\n" + b"x" * 1001, 413, ""),
+        (b" HTTP/1.1\r\n" + LONG, 431, "head_too_long"),
+        (b"?" + b"q" * 200_000, 431, "head_too_long"),
+        (b" HTTP/1.1\r\n: no name\r\n\r\n", 400, "invalid_http"),
+        (b" HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400, "invalid_http"),
+    ],
+    ids=["length", "chunks", "head", "query", "header", "chunk"],
+)
+def test_what_the_door_refuses_is_told_in_the_shape_of_its_path(
+    path: str, rest: bytes, status: int, code: str
+) -> None:
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CALL)
+        assert await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(b"POST " + path.encode() + rest)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        told = json.loads(body)
+        assert ("request_id" in told) == path.startswith("/v1/messages")
+        assert told["error"]["type"] == (
+            "request_too_large"
+            if "request_id" in told and status == 413
+            else "invalid_request_error"
+        )
+
+    turned_away: list[tuple[str, str]] = []
+    assert visit(client, turned_away=turned_away) == []
+    assert turned_away == [(path, code or "payload_too_large")]
+
+
+def test_a_refusal_waits_for_the_answers_before_it_and_is_counted_when_it_is_told() -> None:
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CALL + CALL.replace(b"length: 2", b"length: 2000"))
+        told = await reader.read()
+        assert told.count(b"HTTP/1.1 200") == told.count(b"HTTP/1.1 413") == 1
+        assert told.index(b"200 OK") < told.index(b"413")
+
+    turned_away: list[tuple[str, str]] = []
+    assert visit(client, turned_away=turned_away) == []
+    assert turned_away == [("/v1/completions", "payload_too_large")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import urllib.request
 from typing import Any
 
@@ -111,6 +112,43 @@ def _waits(asked: Any) -> Reply:
     reply = usual(asked)
     reply.waits = True
     return reply
+
+
+def _address(market: Market) -> tuple[str, int]:
+    host, _, port = market.url.removeprefix("http://").partition(":")
+    return host, int(port)
+
+
+def test_what_the_door_refuses_is_counted_and_told_in_its_shape(
+    market: Market, slug: str, engine: Upstream
+) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    _, key = market.organisation(voucher_u=1_000_000)
+    before = caught_up(market, engine, key)
+    long = [{"role": "user", "content": "x" * 9 * 1024 * 1024}]
+    with (
+        anthropic.Anthropic(base_url=market.url, api_key=key, max_retries=0) as client,
+        pytest.raises(anthropic.RequestTooLargeError) as told,
+    ):
+        client.messages.create(model=slug, max_tokens=8, messages=long)
+    assert told.value.response.json()["error"]["type"] == "request_too_large"
+    for sent, status in (
+        (b"POST /v1/messages HTTP/1.1\r\nx: " + b"y" * 300_000, b"431"),
+        (b"POST /v1/embeddings HTTP/1.1\r\nno header\r\n\r\n", b"400"),
+    ):
+        with socket.create_connection(_address(market), 10) as line:
+            line.sendall(sent)
+            assert line.recv(100).startswith(b"HTTP/1.1 " + status)
+    after = caught_up(market, engine, key)
+
+    def more(name: str, **labels: str) -> float:
+        return of(after, name, **labels) - of(before, name, **labels)
+
+    assert more("requests_total", path="/v1/messages", status="413") == 1
+    assert more("requests_total", path="/v1/messages", status="431") == 1
+    assert more("requests_total", path="/v1/embeddings", status="400") == 1
+    codes = ("payload_too_large", "head_too_long", "invalid_http")
+    assert [more("errors_total", code=code) for code in codes] == [1, 1, 1]
 
 
 def test_the_gauges(market: Market, slug: str, engine: Upstream) -> None:
