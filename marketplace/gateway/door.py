@@ -35,7 +35,10 @@ _LOOK_S = 2.0
 _LINGER_S = 2.0
 IDLE_S = 75.0
 READ_S = 30.0
-"""How long a request may be without a single new byte of it."""
+"""How long a request's head may take from its first byte, how much longer its body may take than its rate
+allows, and how long either may be without a single new byte."""
+LEAST_RATE = 1024
+"""Bytes of a body that must have come for each second beyond `READ_S`."""
 STALL_S = 60.0
 """How long a client may leave an answer unread."""
 _PATHS = {path.encode(): path for path in CALLS}
@@ -147,7 +150,7 @@ class Connection(asyncio.Protocol):
         self._discard = False
         self._chunked = True
         self._streaming = False
-        self._heard_at = door.loop.time()
+        self._heard_at = self._begun_at = door.loop.time()
         self._stalled_at = 0.0
         self._peer = ""
         self.on_gone: Callable[[], None] | None = None
@@ -188,14 +191,18 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._discard:
             return
-        self._heard_at = self._door.loop.time()
+        before_at, self._heard_at = self._heard_at, self._door.loop.time()
         if self._reading is None and not self._in_head:
             if self._unclear:
                 data, self._unclear = self._unclear + data, b""
-            # Some clients send an empty line behind a body; it is no request (RFC 9112, section 2.2).
-            data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data
-            if not data:
-                return
+            else:
+                # Some clients send an empty line behind a body; it is no request (RFC 9112, section 2.2),
+                # and keeps no connection open.
+                data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data
+                if not data:
+                    self._heard_at = before_at
+                    return
+                self._begun_at = self._heard_at
             if not self._waiting and self._task is None:
                 mine = is_call(data)
                 if mine is None:
@@ -222,6 +229,10 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._target, self._headers, self._parts = b"", {}, []
+        if not self._in_head:
+            self._begun_at = (
+                self._heard_at
+            )  # behind another request, in what came with that one's end
         self._size, self._in_head = 0, True
 
     def on_url(self, target: bytes) -> None:
@@ -231,7 +242,7 @@ class Connection(asyncio.Protocol):
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._size = False, 0
+        self._in_head, self._size, self._begun_at = False, 0, self._heard_at
         path = _PATHS.get(self._target.partition(b"?")[0], "")
         headers = self._headers
         request = Request(path, headers, self._client(headers))
@@ -327,6 +338,8 @@ class Connection(asyncio.Protocol):
             request = self._waiting.popleft()
             if self._transport is not None and not request.refusal:
                 self._transport.resume_reading()
+                # What was not read is not late.
+                self._heard_at = self._begun_at = self._door.loop.time()
             self._start(request)
 
     def _hand_over(self, data: bytes) -> None:
@@ -431,12 +444,25 @@ class Connection(asyncio.Protocol):
             if now_s - self._stalled_at > STALL_S and self._transport is not None:
                 self._transport.abort()
         elif self._task is None:
-            begun = self._in_head or self._reading is not None or bool(self._unclear)
-            quiet_s = now_s - self._heard_at
-            if begun and quiet_s > READ_S:
-                self._refuse(RequestTimeout("The request did not arrive whole in time."))
-            elif quiet_s > IDLE_S:
+            if self._late(now_s):
+                self._refuse(
+                    RequestTimeout(
+                        "The request did not arrive whole in time.",
+                        rule="limits.read",
+                        remedy=f"Send it at {LEAST_RATE:,} bytes a second or faster.",
+                    )
+                )
+            elif now_s - self._heard_at > IDLE_S:
                 self._close()
+
+    def _late(self, now_s: float) -> bool:
+        """Return whether a request has begun and takes too long, however steadily it trickles in."""
+        most_s = READ_S
+        if self._reading is not None:
+            most_s += self._size / LEAST_RATE
+        elif not self._in_head and not self._unclear:
+            return False
+        return now_s - self._begun_at > most_s or now_s - self._heard_at > READ_S
 
 
 def _head_too_long() -> HeadTooLong:
