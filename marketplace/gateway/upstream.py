@@ -1,12 +1,14 @@
-"""Clients of engines: plain HTTP, bytes in and bytes out.
+"""Clients of engines: HTTP, bytes in and bytes out, on plain connections and behind TLS.
 
-Engines on plain connections are asked by `wire`, everything else (TLS) by aiohttp; both give an `Answer`.
+Whom TLS trusts: the system's authorities. OpenSSL reads SSL_CERT_FILE or SSL_CERT_DIR in their place, which
+is how an operator names an authority of their own; a certificate must be for the host in the engine's URL.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,9 +22,9 @@ from catalog.ground.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
-from marketplace.gateway.flight import LARGEST_BODY, Answer, Flight
+from marketplace.gateway.flight import Answer, Flight
 from marketplace.gateway.records import EndpointRecord
-from marketplace.gateway.wire import Pool, WireError
+from marketplace.gateway.wire import Connection, Pool, WireError
 from marketplace.prices.usage import MOST_TOKENS
 
 if TYPE_CHECKING:
@@ -41,14 +43,12 @@ class Upstream:
         self._silence_s = silence_s
         self._pools: dict[str, Pool] = {}
         self._heads: dict[tuple[EndpointRecord, str], bytes] = {}
-        self._general: _General | None = None
+        self._trust: ssl.SSLContext | None = None
 
     async def close(self) -> None:
         """Close every connection."""
         for pool in self._pools.values():
             pool.close()
-        if self._general is not None:
-            await self._general.close()
 
     async def post(
         self,
@@ -67,10 +67,7 @@ class Upstream:
         """
         flight = flight or Flight()
         try:
-            if endpoint.url.startswith("http://"):
-                answer = await self._plain(endpoint, path, body, generation_id, flight, headers)
-            else:
-                answer = await self._tls(endpoint, path, body, generation_id, flight, headers)
+            answer = await self._ask(endpoint, path, body, generation_id, flight, headers)
         except TimeoutError as error:
             raise timed_out() from error
         except WireError as error:
@@ -81,7 +78,7 @@ class Upstream:
             raise refusal(answer)
         return answer
 
-    def _plain(
+    def _ask(
         self,
         endpoint: EndpointRecord,
         path: str,
@@ -95,10 +92,7 @@ class Upstream:
             head = self._heads[(endpoint, path)] = _head(endpoint, path)
         pool = self._pools.get(endpoint.url)
         if pool is None:
-            where = urlsplit(endpoint.url)
-            host, port = where.hostname or "", where.port or 80
-            pool = Pool(host, port, self._connect_s, self._silence_s)
-            self._pools[endpoint.url] = pool
+            pool = self._pools[endpoint.url] = self._pool(endpoint.url)
         framing = b"x-request-id: %s\r\ncontent-length: %d\r\n\r\n" % (
             generation_id.encode(),
             len(body),
@@ -107,22 +101,16 @@ class Upstream:
             head += b"".join([b"%b: %b\r\n" % header for header in more])
         return pool.request(b"".join((head, framing, body)), flight)
 
-    async def _tls(
-        self,
-        endpoint: EndpointRecord,
-        path: str,
-        body: bytes,
-        generation_id: str,
-        flight: Flight,
-        more: Headers,
-    ) -> Answer:
-        if self._general is None:
-            self._general = _General(self._connect_s, self._silence_s)
-        headers = {"content-type": "application/json", "x-request-id": generation_id}
-        if endpoint.api_key:
-            headers["authorization"] = f"Bearer {endpoint.api_key}"
-        headers |= {name.decode(): value.decode("latin-1") for name, value in more}
-        return await self._general.post(endpoint.url + path, body, headers, flight)
+    def _pool(self, url: str) -> Pool:
+        where = urlsplit(url)
+        host = where.hostname or ""
+        if where.scheme != "https":
+            return Pool(host, where.port or 80, self._connect_s, self._silence_s)
+        if self._trust is None:
+            # Reading the authorities takes megabytes, so it is done when the first engine needs them.
+            self._trust = ssl.create_default_context()
+            self._trust.set_alpn_protocols(["http/1.1"])
+        return _SecurePool(host, where.port or 443, self._connect_s, self._silence_s, self._trust)
 
     async def count_tokens(
         self, endpoint: EndpointRecord, request: dict[str, Any], generation_id: str
@@ -155,78 +143,24 @@ def _head(endpoint: EndpointRecord, path: str) -> bytes:
     return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
 
 
-class _General:
-    """aiohttp, for engines behind TLS. It is imported when the first of them is asked."""
+class _SecurePool(Pool):
+    """The connections to one engine behind TLS."""
 
-    def __init__(self, connect_s: float, silence_s: float) -> None:
-        import aiohttp
+    def __init__(
+        self, host: str, port: int, connect_s: float, silence_s: float, trust: ssl.SSLContext
+    ) -> None:
+        super().__init__(host, port, connect_s, silence_s)
+        self._trust = trust
 
-        self._aiohttp = aiohttp
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=silence_s)
-        self._session = aiohttp.ClientSession(
-            timeout=timeout,
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-            cookie_jar=aiohttp.DummyCookieJar(),
+    async def _connect(self) -> Connection:
+        host, port = self._address
+        connecting = self.loop.create_connection(
+            lambda: Connection(self), host, port, ssl=self._trust
         )
-
-    async def close(self) -> None:
-        await self._session.close()
-
-    async def post(self, url: str, body: bytes, headers: dict[str, str], flight: Flight) -> Answer:
-        work = asyncio.ensure_future(self._post(url, body, headers, flight))
-        flight.carried_by(_Carrying(work))
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if flight.error is not None:
-                raise flight.error from None
-            work.cancel()
-            raise
-        except (
-            self._aiohttp.ClientPayloadError,
-            self._aiohttp.ServerDisconnectedError,
-            self._aiohttp.ClientResponseError,
-        ) as error:
-            raise WireError(str(error), reached=True) from error
-        except self._aiohttp.ClientError as error:
-            if isinstance(error, OSError | TimeoutError):
-                raise
-            raise OSError(str(error)) from error
-        finally:
-            flight.landed()
-
-    async def _post(self, url: str, body: bytes, headers: dict[str, str], flight: Flight) -> Answer:
-        asking = self._session.post(url, data=body, headers=headers, allow_redirects=False)
-        async with asking as response:
-            told = {k.lower().encode(): v.encode() for k, v in response.headers.items()}
-            parts: list[bytes] = []
-            size = 0
-            while part := await response.content.readany():
-                if flight.push is not None and response.status == 200:
-                    await flight.wait()
-                    flight.push(part)
-                    continue
-                size += len(part)
-                if size > LARGEST_BODY:
-                    raise WireError("the answer is larger than any answer", reached=True)
-                parts.append(part)
-            return Answer(response.status, told, b"".join(parts))
-
-
-class _Carrying:
-    """Stops a request of the general client."""
-
-    def __init__(self, work: asyncio.Future[Answer]) -> None:
-        self._work = work
-
-    def cut_off(self, error: Exception) -> None:
-        self._work.cancel()
-
-    def pause(self) -> None:
-        """Wait in `Flight.wait`."""
-
-    def resume(self) -> None:
-        """Go on in `Flight.wait`."""
+        _, connection = await asyncio.wait_for(connecting, self._connect_s)
+        if connection.closed:  # it shook hands and left
+            raise ConnectionResetError("the engine closed the connection at once")
+        return connection
 
 
 def broken() -> UpstreamFailed:

@@ -2,11 +2,13 @@
 
     make prove-gateway-faults [FAULTS=500] [DURATION_S=3600] [SEED=1] [DATABASE=sqlite]
 
-On SQLite and on PostgreSQL, real processes: a gateway under a supervisor, two engines that misbehave, and
-callers that never stop. The faults, drawn at random: SIGKILL of a worker, of the office, of both; SIGSTOP
-for longer than a hold lives; a rollout (SIGTERM); a database that restarts, crashes, drops its connections
-or is locked; a full disk; a wall clock that jumps both ways; engines that hang, reset, close, talk nonsense,
-fail or are gone; clients that leave at every moment, read slowly, or send in drips.
+On SQLite and on PostgreSQL, real processes: a gateway under a supervisor, callers that never stop, and four
+engines that misbehave, two of them behind TLS (with a certificate of a test authority, which the gateway
+trusts through SSL_CERT_FILE). Some callers send an Idempotency-Key and repeat the call, whatever became of
+it, until they have the answer twice. The faults, drawn at random: SIGKILL of a worker, of the office, of
+both; SIGSTOP for longer than a hold lives; a rollout (SIGTERM); a database that restarts, crashes, drops its
+connections or is locked; a full disk; a wall clock that jumps both ways; engines that hang, reset, close,
+talk nonsense, fail or are gone; clients that leave at every moment, read slowly, or send in drips.
 
 After every bunch the callers pause, and `support.fault_verdict` says what must hold; the ledger is proven
 from its journal; every hold has ended; every worker without an office has ended; descriptors and memory
@@ -42,10 +44,12 @@ if str(ROOT / "tests") not in sys.path:
 
 from sqlalchemy import text
 from sqlmodel import Session
+from support.certificates import Authority, can_certify
 from support.fault_database import Fragile, fragile
 from support.fault_gateway import DRAIN_S, HOLD_TTL_S, SILENCE_S, Gateway, Pulse, wait_for
 from support.fault_load import Caller, begun, whole
 from support.fault_plans import CLIENT, ENGINE, faulty, healthy
+from support.fault_repeats import code
 from support.fault_verdict import Verdict, Window, judge
 
 from catalog.ground.clock import now_us
@@ -63,13 +67,15 @@ STARTS = frozenset({"kill_worker", "kill_office", "kill_all", "drain"})
 LIGHT = (*ENGINE, *CLIENT)
 """Faults of single calls."""
 _LIGHT_SHARE = 0.65
-BUNCH = 25
+BUNCH = 50
+_BETWEEN_S = (0.02, 0.2)
+"""Faults come so soon after one another; one that is about the surroundings after the last one is over."""
 OPEN_S = 15.0
 """How long the door may stay shut after a fault is over."""
 START_S = 60.0
 """The same where a process has to be started, on a machine whose cores are all busy."""
 BREAKER_S = 62.0
-"""The same where engines were gone: a circuit breaker that has tripped often waits up to a minute."""
+"""The same where engines are out of favour: a circuit breaker that has tripped often waits up to a minute."""
 _SWEPT_S = HOLD_TTL_S * 4 / 3 + 1 + 6
 _MOST_DESCRIPTORS = 160
 _MOST_MEMORY_KIB = 400 * 1024
@@ -120,6 +126,8 @@ class Outcome:
     late: int = 0
     ahead: int = 0
     restarts: int = 0
+    spent_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Where the time went."""
     tracebacks: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
@@ -134,25 +142,30 @@ class Gauntlet:
         self._say = say
         self._stack = ExitStack()
         self._windows: list[Window] = []
-        self._number = self._victim = 0
+        self._number = self._victim = self._place = 0
+        self._said = ""
         self._resting: list[subprocess.Popen[str]] = []
         self.outcome = Outcome(kind, seed)
 
     def __enter__(self) -> Gauntlet:
         with ExitStack() as stack:
             self._database: Fragile = stack.enter_context(fragile(self.outcome.kind, self._folder))
-            self._engines = self._child(stack, "faulty_engine", str(self._folder / "engines"))
+            shown, trusted = self._certificate()
+            self._engines = self._child(stack, "faulty_engine", f"{self._folder}/engines", *shown)
             ports = json.loads(self._told(self._engines))["ports"]
-            self.gateway = Gateway(self._folder, self._database.url, self._database.workers)
-            key, model = self.gateway.set_up(ports)
+            self._many = len(ports)
+            self.gateway = Gateway(
+                self._folder, self._database.url, self._database.workers, trusted
+            )
+            key, models = self.gateway.set_up(ports[:2], ports[2:])
             stack.callback(self.gateway.stop)
             self.gateway.start()
-            self._caller = Caller(self.gateway.port, key, model)
+            self._caller = Caller(self.gateway.port, key, models)
             self._probes = (self._folder / "calls-probe").open("a", buffering=1)
             stack.callback(self._probes.close)
             self._loads = [
                 self._child(
-                    stack, "fault_load", str(self.gateway.port), key, model,
+                    stack, "fault_load", str(self.gateway.port), key, *models,
                     f"{self.outcome.seed}-{number}", str(self._lines),
                     str(self._folder / f"calls-{number}"),
                 )
@@ -160,6 +173,15 @@ class Gauntlet:
             ]  # fmt: skip
             self._stack = stack.pop_all()
         return self
+
+    def _certificate(self) -> tuple[list[str], dict[str, str]]:
+        """Return what the engines show and what the gateway's environment says of it."""
+        if not can_certify():
+            self.outcome.left_out.append("TLS (there is no openssl command)")
+            return [], {}
+        authority = Authority(self._folder / "authority")
+        shown = authority.certify("engine")
+        return [str(shown.certificate), str(shown.key)], authority.environment
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -218,6 +240,10 @@ class Gauntlet:
         return out
 
     def _let_go(self) -> None:
+        # Engines that failed often are left alone for up to a minute, and the rest of the faults would
+        # meet nobody. At a new address they get a new chance.
+        self._place += 1
+        self.gateway.move_engines(f"127.0.0.{1 + self._place % 3}")
         for load in self._loads:
             self._tell(load, "go")
         self._resting = self._loads
@@ -227,7 +253,7 @@ class Gauntlet:
         if kind in LIGHT:
             for _ in range(chance.randint(1, 3)):
                 self._order(kind)
-            time.sleep(chance.uniform(0.1, 0.4))
+            self._sleep_between()
             out.done[kind] += 1
             return
         if kind == "disk_full" and not self._database.disk.small:
@@ -237,18 +263,23 @@ class Gauntlet:
         # Something is always in an odd state when it happens.
         for _ in range(2):
             self._order(chance.choice(LIGHT))
-        time.sleep(chance.uniform(0.1, 0.5))
+        self._sleep_between()
         began = time.monotonic()
-        patience_s = BREAKER_S if kind.startswith("engine") else OPEN_S
-        if kind in STARTS:
-            patience_s = START_S
+        patience_s = START_S if kind in STARTS else OPEN_S
         getattr(self, f"_{kind}")()
         over = time.monotonic()
         self._opens(kind, patience_s)
         ended = time.monotonic()
         self._windows.append(Window(kind, began, ended))
+        out.spent_s["faults around the calls"] += over - began
+        out.spent_s["until the door was open"] += ended - over
         out.done[kind] += 1
         self._say(f"    {kind}: {over - began:.1f} s, the door was open {ended - over:.2f} s later")
+
+    def _sleep_between(self) -> None:
+        seconds = self._chance.uniform(*_BETWEEN_S)
+        time.sleep(seconds)
+        self.outcome.spent_s["between faults"] += seconds
 
     def _order(self, kind: str) -> None:
         self._number += 1
@@ -258,9 +289,14 @@ class Gauntlet:
     def _opens(self, kind: str, patience_s: float) -> None:
         """Note how long it takes until a call is answered again."""
         whole = self._all_there if kind in STARTS else (lambda: True)
-        took = wait_for(lambda: whole() and self._probe(), patience_s, 0.1)
+        took = wait_for(lambda: whole() and self._probe(), patience_s, 0.05)
+        if took is None and self._said == "no_healthy_endpoint":
+            more = wait_for(lambda: whole() and self._probe(), BREAKER_S - patience_s, 0.05)
+            took = None if more is None else patience_s + more
         if took is None:
-            self.outcome.problems.append(f"after {kind} the door stayed shut for {patience_s} s")
+            self.outcome.problems.append(
+                f"after {kind} the door stayed shut for {patience_s} s: {self._said}"
+            )
         else:
             self.outcome.open_s[kind].append(took)
 
@@ -270,9 +306,14 @@ class Gauntlet:
         return len(there) == self.gateway.workers and self._victim not in there
 
     def _probe(self) -> bool:
-        """Make one healthy call; a client like any other, so what it saw is judged with the rest."""
+        """Return whether healthy calls are answered, on a plain connection and behind TLS."""
+        return all(self._probe_one(secure) for secure in (False, True))
+
+    def _probe_one(self, secure: bool) -> bool:
+        """Make a call; a client like any other, so what it saw is judged with the rest."""
         self._number += 1
-        call = healthy(self._chance, f"probe-{self._number}") | {"stream": False}
+        call = healthy(self._chance, f"probe-{self._number}")
+        call |= {"stream": False, "secure": secure, "key": ""}
         seen = begun(call)
         request = self._caller.request(call)
         head, body = request.split(b"\r\n\r\n", 1)
@@ -280,7 +321,8 @@ class Gauntlet:
         line = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=10)
         try:
             line.connect()
-        except OSError:
+        except OSError as error:
+            self._said = str(error)
             return False
         try:
             line.request("POST", "/v1/chat/completions", body, headers)
@@ -296,8 +338,9 @@ class Gauntlet:
         finally:
             seen["ended"] = time.monotonic()
             line.close()
+        self._said = code(seen) or seen["how"]
         self._probes.write(json.dumps(seen) + "\n")
-        return seen["how"] == "complete"
+        return bool(seen["how"] == "complete")
 
     # The faults. Each returns when the harm is over.
 
@@ -342,12 +385,12 @@ class Gauntlet:
 
     def _engine_down(self) -> None:
         seconds = self._chance.uniform(0.5, 2)
-        self._tell(self._engines, f"down {self._chance.randrange(2)} {seconds}")
+        self._tell(self._engines, f"down {self._chance.randrange(self._many)} {seconds}")
         time.sleep(seconds)
 
     def _engines_down(self) -> None:
         seconds = self._chance.uniform(0.5, 2)
-        for number in range(2):
+        for number in range(self._many):
             self._tell(self._engines, f"down {number} {seconds}")
         time.sleep(seconds)
 
@@ -384,17 +427,22 @@ class Gauntlet:
     # The rest between two bunches, and what must hold then.
 
     def _rest(self, number: int, faults: int) -> None:
+        began, out = time.monotonic(), self.outcome
         for load in self._resting:
             self._tell(load, "pause")
         for load in self._resting:
             if self._told(load).strip() != "idle":
                 raise RuntimeError("a load process has ended")
         self._resting = []
-        out = self.outcome
+        idle = time.monotonic()
         self._must(f"holds were left after {_SWEPT_S:.0f} s", _SWEPT_S, self._holds)
         self._must("engines still work for nobody", SILENCE_S + 4.0, self._working)
         self._must("workers outlived their office", DRAIN_S + 12.0, self.gateway.orphans)
+        swept = time.monotonic()
         self._judge()
+        out.spent_s["rest: until no call ran"] += idle - began
+        out.spent_s["rest: until every hold had ended"] += swept - idle
+        out.spent_s["rest: judging"] += time.monotonic() - swept
         pulses = self.gateway.pulses()
         out.pulses.append(pulses)
         for pulse in pulses:
@@ -466,6 +514,8 @@ def tell(out: Outcome) -> None:
         waits = out.open_s.get(name)
         opened = f", door open after {max(waits):.2f} s at most" if waits else ""
         print(f"    {times:5} {name}{opened}")
+    for what, seconds in sorted(out.spent_s.items()):
+        print(f"    {seconds:7.1f} s {what}")
     for what, times in sorted(verdict.counts.items()):
         print(f"    {times:7} {what}")
     for what, times in verdict.unknowable.items():

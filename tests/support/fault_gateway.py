@@ -14,12 +14,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
+from sqlmodel import select
 from support.market import Market, environment_of
 
 from catalog.ground.clock import DAY_US, now_us
 from catalog.ground.database import Database
 from catalog.ground.ids import new_id
+from catalog.ground.marker import raise_marker
+from marketplace.gateway.directory import ENDPOINTS
 from marketplace.gateway.tables import Endpoint
 from marketplace.prices.components import Components
 from marketplace.vouchers.service import fund, issue, programme
@@ -28,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLD_TTL_S = 5
 DRAIN_S = 4
 SILENCE_S = 3
+_AGAIN_S = 0.1
+"""How soon the supervisor starts again what has ended (systemd's RestartSec is 0.1 s)."""
 _PRICE = Components(input_u_per_m=2_000_000, output_u_per_m=9_000_000, cache_read_u_per_m=500_000)
 _MONEY_U = 10**12
 _BEFORE_US = 5 * DAY_US
@@ -67,7 +73,9 @@ class Pulse(NamedTuple):
 class Gateway:
     """`tokenmart serve gateway` on a fixed port, started again whenever it ends."""
 
-    def __init__(self, folder: Path, url: str, workers: int) -> None:
+    def __init__(
+        self, folder: Path, url: str, workers: int, trusted: dict[str, str] | None = None
+    ) -> None:
         self.clock = Clock(folder)
         self.port = _free_port()
         self.log = folder / "gateway.log"
@@ -82,7 +90,7 @@ class Gateway:
             "TOKENMART_ORG_CONCURRENCY": 0,
             "TOKENMART_SLOW_REQUEST_S": 0,
         }
-        told = {name: str(value) for name, value in more.items()}
+        told = {name: str(value) for name, value in more.items()} | (trusted or {})
         self.market = Market(folder, url, environment_of(folder, url, **told))
         self.workers = workers
         self.restarts = 0
@@ -91,23 +99,42 @@ class Gateway:
         self._leaving = threading.Event()
         self._keeper: threading.Thread | None = None
 
-    def set_up(self, engines: list[int]) -> tuple[str, str]:
-        """Seed the database; return (a key with money, the listing that the engines answer)."""
+    def move_engines(self, host: str) -> None:
+        """Tell the gateway that the engines are at another address, as when they were started anew."""
+        with self.database() as database, database.session() as session:
+            for endpoint in session.exec(select(Endpoint).where(Endpoint.model == "faulty")):
+                where = urlsplit(endpoint.url)
+                endpoint.url = f"{where.scheme}://{host}:{where.port}"
+                session.add(endpoint)
+            raise_marker(session, ENDPOINTS)
+
+    def set_up(self, plain: list[int], secure: list[int]) -> tuple[str, tuple[str, str]]:
+        """Seed the database; return (a key with money, the listings of both kinds of engines).
+
+        Without engines behind TLS both are the same listing.
+        """
         made = self.market.run("init")
         assert made.returncode == 0, made.stderr
-        first, *others = [f"http://127.0.0.1:{port}" for port in engines]
-        slug = self.market.listing(_PRICE, model="faulty", url=first, context_length=131_072)
         org_id, key = self.market.organisation()
+        models = self._listing([f"http://127.0.0.1:{port}" for port in plain])
+        behind = (
+            self._listing([f"https://127.0.0.1:{port}" for port in secure]) if secure else models
+        )
         with self.database() as database, database.session() as session:
-            for url in others:
+            paying, at_us = programme(session, "starter"), now_us() - _BEFORE_US
+            fund(session, new_id("test"), paying.id, _MONEY_U, at_us)
+            issue(session, new_id("test"), paying, org_id, _MONEY_U, at_us)
+        return key, (models, behind)
+
+    def _listing(self, urls: list[str]) -> str:
+        slug = self.market.listing(_PRICE, model="faulty", url=urls[0], context_length=131_072)
+        with self.database() as database, database.session() as session:
+            for url in urls[1:]:
                 endpoint = Endpoint(
                     id=new_id("ept"), listing=slug, url=url, model="faulty", updated_at_us=0
                 )
                 session.add(endpoint)
-            paying, at_us = programme(session, "starter"), now_us() - _BEFORE_US
-            fund(session, new_id("test"), paying.id, _MONEY_U, at_us)
-            issue(session, new_id("test"), paying, org_id, _MONEY_U, at_us)
-        return key, slug
+        return slug
 
     @contextlib.contextmanager
     def database(self) -> Iterator[Database]:
@@ -137,7 +164,7 @@ class Gateway:
             self._office.wait()
             if not self._leaving.is_set():
                 self.restarts += 1
-                self._leaving.wait(0.3)
+                self._leaving.wait(_AGAIN_S)
 
     def stop(self) -> None:
         """End it for good, with everything that it has left behind."""

@@ -1,21 +1,25 @@
 """Callers that keep the gateway busy and write down what they received; some of them misbehave on command.
 
-    python -m support.fault_load PORT KEY MODEL SEED CONNECTIONS LOG
+    python -m support.fault_load PORT KEY MODEL SECURE_MODEL SEED CONNECTIONS LOG
 
-Every call becomes a line of LOG: how it ended, when (CLOCK_MONOTONIC), and what of it had arrived. Lines on
-stdin: a JSON call (`fault_plans`) is made at once on a connection of its own; `pause` answers `idle` when
-nothing runs any more; `go` goes on.
+Calls that are `secure` ask for SECURE_MODEL. Who has an Idempotency-Key repeats the call, whatever became
+of it, until it has the answer twice or is told that there is none to be had. Every call becomes a line of
+LOG: how it ended, when (CLOCK_MONOTONIC), and what of it had arrived. Lines on stdin: a JSON call
+(`fault_plans`) is made at once on a connection of its own; `pause` answers `idle` when nothing runs any
+more; `go` goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import random
 import socket
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,11 @@ PATIENCE_S = 40.0
 """How long a caller waits for the whole answer; the gateway is broken when it needs longer."""
 _AGAIN_S = 0.2
 """How long a caller waits who was refused, or found nobody listening."""
+_INSIST_S = 75.0
+"""How long a caller repeats a call under its key: a circuit breaker may wait for a minute."""
+_PAUSE_S = (0.02, 0.5)
+NO_MORE = ("idempotency_answer_gone", "idempotency_key_spent")
+"""Codes that end it: the call was charged and its answer is not kept, or it has failed too often."""
 
 Seen = dict[str, Any]
 
@@ -58,17 +67,17 @@ class Line:
 
 
 class Caller:
-    """Makes calls with one key."""
+    """Makes calls with one key. `models`: the one on plain connections, the one behind TLS."""
 
-    def __init__(self, port: int, key: str, model: str) -> None:
+    def __init__(self, port: int, key: str, models: tuple[str, str]) -> None:
         self.port = port
         self._key = key
-        self._model = model
+        self._models = models
 
     def request(self, call: Call) -> bytes:
         """Return the request's bytes."""
         document: dict[str, Any] = {
-            "model": self._model,
+            "model": self._models[call["secure"]],
             "messages": [{"role": "user", "content": json.dumps(call["plan"])}],
             "max_tokens": call["plan"]["tokens"] + 8,
         }
@@ -77,9 +86,10 @@ class Caller:
             if call["usage"]:
                 document["stream_options"] = {"include_usage": True}
         body = json.dumps(document).encode()
+        once = f"idempotency-key: {call['key']}\r\n" if call["key"] else ""
         return (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: tm\r\ncontent-type: application/json\r\n"
-            f"authorization: Bearer {self._key}\r\ncontent-length: {len(body)}\r\n\r\n"
+            f"authorization: Bearer {self._key}\r\n{once}content-length: {len(body)}\r\n\r\n"
         ).encode() + body
 
     async def call(self, line: Line, call: Call) -> Seen:
@@ -127,6 +137,10 @@ def begun(call: Call) -> Seen:
         "client": call["client"],
         "stream": call["stream"],
         "do": call["plan"]["do"],
+        "secure": call["secure"],
+        "key": call["key"],
+        "replayed": False,
+        "digest": "",
         "generation": "",
         "status": 0,
         "tokens": 0,
@@ -146,9 +160,13 @@ async def _answer(line: Line, call: Call, seen: Seen) -> None:
     rows = [row.split(": ", 1) for row in head[1:] if ": " in row]
     headers = {name.lower(): value for name, value in rows}
     seen["generation"] = headers.get("x-tm-generation", "")
+    seen["replayed"] = "idempotent-replayed" in headers
     if "content-length" in headers:
         body = await line.reader.readexactly(int(headers["content-length"]))
-        whole(seen, headers, body)
+        if headers.get("content-type", "").startswith("text/event-stream"):
+            events_at_once(seen, body)
+        else:
+            whole(seen, headers, body)
     else:
         await _events(line, call, seen)
     if headers.get("connection") == "close":
@@ -163,20 +181,33 @@ def whole(seen: Seen, headers: dict[str, str], body: bytes) -> None:
         return
     seen["serial"], seen["usage"] = document["id"], document["usage"]
     seen["tokens"] = document["choices"][0]["message"]["content"].count("w")
-    seen["cost_u"] = int(headers["x-tm-cost-u"])
+    if "x-tm-cost-u" in headers:
+        seen["cost_u"] = int(headers["x-tm-cost-u"])
+    seen["digest"] = hashlib.sha256(body).hexdigest()
     seen["how"] = "complete"
+
+
+def events_at_once(seen: Seen, body: bytes) -> None:
+    """Note a stream that was kept and came in one piece."""
+    digest = hashlib.sha256()
+    events = body.removesuffix(b"\n\n").split(b"\n\n")
+    for event in events:
+        _event(event, seen, digest)
+    seen["digest"] = digest.hexdigest()
+    seen["how"] = "complete" if events[-1] == b"data: [DONE]" else "broken"
 
 
 async def _events(line: Line, call: Call, seen: Seen) -> None:
     text, client = b"", call["client"]
     done = failed = False
+    digest = hashlib.sha256()
     while size := int(await line.reader.readuntil(b"\r\n"), 16):
         text += (await line.reader.readexactly(size + 2))[:-2]
         *events, text = text.split(b"\n\n")
         for event in events:
             done = done or event == b"data: [DONE]"
             failed = failed or event.startswith(b'data: {"error"')
-            _event(event, seen)
+            _event(event, seen, digest)
         if client == "leave_mid" and seen["tokens"] >= call["after"]:
             raise Left
         if client == "slow":
@@ -185,12 +216,16 @@ async def _events(line: Line, call: Call, seen: Seen) -> None:
             await asyncio.sleep(call["after"])
             raise Left
     await line.reader.readexactly(2)
+    seen["digest"] = digest.hexdigest()
     seen["how"] = "complete" if done and not failed else "error" if failed else "broken"
 
 
-def _event(event: bytes, seen: Seen) -> None:
+def _event(event: bytes, seen: Seen, digest: Any) -> None:
+    # What it has cost is a comment, for those who were there; the answer is what stands in the events.
     if event.startswith(b": cost_u="):
         seen["cost_u"] = int(event[9:])
+    if not event.startswith(b":"):
+        digest.update(event + b"\n\n")
     if not event.startswith(b"data: {"):
         return
     chunk = json.loads(event[6:])
@@ -209,6 +244,7 @@ class Load:
     def __init__(self, caller: Caller, seed: str, lines: int, log: str) -> None:
         self._caller = caller
         self._seed = seed
+        self._chance = random.Random(f"{seed}/again")
         self._lines = lines
         self._log = Path(log).open("a", buffering=1)  # noqa: SIM115  open for the process's life
         self._going = asyncio.Event()
@@ -231,10 +267,11 @@ class Load:
                 if line is None or line.writer.is_closing() or line.reader.at_eof():
                     line = await Line.open(self._caller.port)
                 made += 1
-                seen = await self._caller.call(
-                    line, healthy(chance, f"{self._seed}-{number}-{made}")
-                )
+                call = healthy(chance, f"{self._seed}-{number}-{made}")
+                seen = await self._caller.call(line, call)
                 self._write(seen)
+                if call["key"]:
+                    self._beside(self._insist(call, seen))
                 if seen["how"] == "error":
                     await asyncio.sleep(_AGAIN_S)
             except OSError:
@@ -245,7 +282,10 @@ class Load:
 
     def order(self, call: Call) -> None:
         """Make one call beside the others."""
-        task = asyncio.ensure_future(self._ordered(call))
+        self._beside(self._ordered(call))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._extra.add(task)
         task.add_done_callback(self._extra.discard)
 
@@ -254,7 +294,29 @@ class Load:
             line = await Line.open(
                 self._caller.port, 4096 if call["client"] in ("slow", "stuck") else 0
             )
-            self._write(await self._caller.call(line, call))
+            seen = await self._caller.call(line, call)
+            self._write(seen)
+            line.hang_up()
+            if call["key"]:
+                await self._insist(call, seen)
+
+    async def _insist(self, call: Call, seen: Seen) -> None:
+        """Repeat a call under its key, on new connections, until nothing is left to be learnt."""
+        again = call | {"client": "patient"}
+        answered, until = 0, time.monotonic() + _INSIST_S
+        while time.monotonic() < until:
+            answered += seen["how"] == "complete"
+            code = seen["words"].get("code") if isinstance(seen["words"], dict) else ""
+            if answered > 1 or code in NO_MORE:
+                return
+            await asyncio.sleep(self._chance.uniform(*_PAUSE_S))
+            try:
+                line = await Line.open(self._caller.port)
+            except OSError:
+                seen = begun(again)
+                continue
+            seen = await self._caller.call(line, again)
+            self._write(seen)
             line.hang_up()
 
     def _write(self, seen: Seen) -> None:
@@ -288,8 +350,8 @@ class Load:
 
 
 async def _main() -> None:
-    port, key, model, seed, lines, log = sys.argv[1:]
-    await Load(Caller(int(port), key, model), seed, int(lines), log).obey()
+    port, key, model, secure, seed, lines, log = sys.argv[1:]
+    await Load(Caller(int(port), key, (model, secure)), seed, int(lines), log).obey()
 
 
 if __name__ == "__main__":

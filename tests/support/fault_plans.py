@@ -1,8 +1,9 @@
 """What a call does, drawn at random: how its engine behaves, how its client does, and both as plain data.
 
-A call is `{"plan": …, "stream": …, "usage": …, "client": …}`. The plan travels to the faulty engine as the
-text of the prompt, so that one seed decides what every party does. `plan["do"]` says what each attempt of
-the gateway meets, the last entry all further ones.
+A call is `{"plan": …, "stream": …, "usage": …, "client": …, "secure": …, "key": …}`. The plan travels to the
+faulty engine as the text of the prompt, so that one seed decides what every party does. `plan["do"]` says
+what each attempt of the gateway meets, the last entry all further ones. `secure`: its engines are behind
+TLS. `key`: its Idempotency-Key, '' for none; who has one repeats the call until it is answered.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ CLIENT = ("leave_sending", "leave_waiting", "leave_mid", "impatient", "slow", "s
 """Faults of a client: it goes away (while sending, before the answer, in its middle, after a time), reads
 slowly, stops reading and then leaves, or sends its request in drips."""
 ONLY_STREAMS = frozenset({"error_event", "no_done", "garbage_mid", "leave_mid"})
+_SECURE_SHARE = 0.35
+_KEYED_SHARE = 0.1
+_KEYED_FAULTS_SHARE = 0.4
 
 
 def healthy(chance: random.Random, call_id: str) -> Call:
@@ -36,7 +40,14 @@ def healthy(chance: random.Random, call_id: str) -> Call:
         "at": 0,
         "do": ["ok"],
     }
-    return {"plan": plan, "stream": stream, "usage": chance.random() < 0.5, "client": "patient"}
+    return {
+        "plan": plan,
+        "stream": stream,
+        "usage": chance.random() < 0.5,
+        "client": "patient",
+        "secure": chance.random() < _SECURE_SHARE,
+        "key": f"once-{call_id}" if chance.random() < _KEYED_SHARE else "",
+    }
 
 
 def faulty(chance: random.Random, call_id: str, kind: str) -> Call:
@@ -46,6 +57,13 @@ def faulty(chance: random.Random, call_id: str, kind: str) -> Call:
     call["stream"] = call["stream"] or kind in ONLY_STREAMS
     plan["tokens"] = chance.randint(8, 40)
     plan["at"] = chance.randint(1, 6)
+    call["key"] = f"once-{call_id}" if chance.random() < _KEYED_FAULTS_SHARE else ""
+    if kind in ENGINE and call["key"]:
+        # The first try fails, or the first two, or none; who asks again is answered in the end.
+        most = 2 if kind.startswith("hang") else 5
+        plan["do"] = [*[kind] * chance.randint(1, most), "ok"]
+        plan["pace_ms"] = chance.choice((0, 5))
+        return call
     if kind in ENGINE:
         # Sometimes only the first engine fails, so that the call goes on to the next.
         plan["do"] = [kind, "ok"] if chance.random() < 0.5 else [kind]

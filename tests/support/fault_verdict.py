@@ -7,7 +7,9 @@ What a fault makes unknowable is counted, not hidden:
   the last byte had reached its caller;
 - *seen in part, unpaid*: a worker died in the middle of an answer. Its hold expires, the platform bears it;
 - *refused, yet settled*: the database went away between the COMMIT and its confirmation and stayed away for
-  longer than the writer is patient, so the gateway had to say no without knowing.
+  longer than the writer is patient, so the gateway had to say no without knowing;
+- *charged under a key, its answer not kept*: the database was away when the answer was to be kept, or a day
+  went by on the clock.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
+
+from support.fault_repeats import code, judge_repeats
 
 ABORT_S = 2.0
 """How long an engine may work on for a caller who has gone, on a busy machine."""
@@ -52,10 +56,15 @@ def judge(
     calls: Sequence[Row], attempts: Sequence[Row], events: Sequence[Row], windows: Sequence[Window]
 ) -> Verdict:
     """Compare; `attempts` are all that have ended."""
-    return _Judge(calls, attempts, events, windows).verdict
+    return Judge(calls, attempts, events, windows).verdict
 
 
-class _Judge:
+class Judge:
+    """One verdict being made; `fault_repeats` judges the calls that were repeated."""
+
+    NEVER: ClassVar = _NEVER
+    DEADLY: ClassVar = _DEADLY
+
     def __init__(
         self,
         calls: Sequence[Row],
@@ -65,51 +74,69 @@ class _Judge:
     ) -> None:
         self.verdict = Verdict()
         self._windows = windows
-        self._events = {event["id"]: event for event in events}
-        self._by_serial = {f"chatcmpl-{a['serial']}": a for a in attempts}
-        self._of_call: dict[str, list[Row]] = defaultdict(list)
+        self.events = {event["id"]: event for event in events}
+        self.by_serial = {f"chatcmpl-{a['serial']}": a for a in attempts}
+        self.of_call: dict[str, list[Row]] = defaultdict(list)
         self._of_generation: dict[str, list[Row]] = defaultdict(list)
         for attempt in attempts:
-            self._of_call[attempt["plan"]["call"]].append(attempt)
+            self.of_call[attempt["plan"]["call"]].append(attempt)
             self._of_generation[attempt["generation"]].append(attempt)
-        self._posted_again(attempts)
-        for call in calls:
-            self._call(call)
+        tries: dict[str, list[Row]] = defaultdict(list)
+        for call in sorted(calls, key=lambda one: float(one["began"])):
+            tries[call["call"]].append(call)
+        self._posted_again(attempts, tries)
+        self.verdict.counts["answers of engines behind TLS"] = sum(
+            call["secure"] and call["how"] == "complete" for call in calls
+        )
+        for called in tries.values():
+            if called[0]["key"]:
+                judge_repeats(self, called)
+                continue
+            for call in called:
+                self._call(call)
         for event in events:
             self._event(event)
 
-    def _posted_again(self, attempts: Sequence[Row]) -> None:
-        """Rule 6: an engine gets a request twice at most (a kept connection is replaced once)."""
+    def _posted_again(self, attempts: Sequence[Row], tries: dict[str, list[Row]]) -> None:
+        """Rule 6: an engine gets a request twice at most (a kept connection is replaced once).
+
+        So with every try of a caller who repeats it.
+        """
         sent = Counter((attempt["generation"], attempt["engine"]) for attempt in attempts)
         self.verdict.counts["posted again to an engine"] = sum(n > 1 for n in sent.values())
         for (generation, engine), times in sent.items():
-            if times > 2:
-                self._off(f"engine {engine} got {generation} {times} times")
+            call = self._of_generation[generation][0]["plan"]["call"]
+            if times > 2 * max(1, len(tries[call])):
+                self.off(f"engine {engine} got {generation} {times} times")
 
-    def _off(self, words: str, *rows: Row | None) -> None:
+    def off(self, words: str, *rows: Row | None) -> None:
         told = "; ".join(str(row) for row in rows if row is not None)
         self.verdict.problems.append(f"{words}: {told}"[:1500])
 
-    def _near(self, call: Row, kinds: Iterable[str] | None = None) -> bool:
+    def near(self, call: Row, kinds: Iterable[str] | None = None) -> bool:
         """Return whether one of the faults was at work during the call."""
-        wanted = None if kinds is None else set(kinds)
-        return any(
-            w.began <= call["ended"] and call["began"] <= w.ended + _AFTER_S
+        found = self.kinds_near(call)
+        return bool(found if kinds is None else found & set(kinds))
+
+    def kinds_near(self, call: Row) -> set[str]:
+        """Return the faults that were at work during the call, or a moment before."""
+        return {
+            w.kind
             for w in self._windows
-            if wanted is None or w.kind in wanted
-        )
+            if w.began <= call["ended"] and call["began"] <= w.ended + _AFTER_S
+        }
 
     def _billed(self, call: Row) -> list[Row]:
         """Return the events of a call, whether it had learned its generation's name or not."""
-        names = {a["generation"] for a in self._of_call[call["call"]]} | {call["generation"]}
-        return [self._events[name] for name in names if name in self._events]
+        names = {a["generation"] for a in self.of_call[call["call"]]} | {call["generation"]}
+        return [self.events[name] for name in names if name in self.events]
 
     def _call(self, call: Row) -> None:
         billed = self._billed(call)
         how = call["how"]
         self.verdict.counts[how] += 1
         if len(billed) > 1:
-            self._off("one call was billed twice", call, *billed)
+            self.off("one call was billed twice", call, *billed)
         event = billed[0] if billed else None
         {
             "complete": self._complete,
@@ -122,91 +149,87 @@ class _Judge:
     def _complete(self, call: Row, event: Row | None) -> None:
         """Rule 1: what a client saw complete is billed, once, with the engine's own counts."""
         if event is None or event["id"] != call["generation"]:
-            self._off("an answer reached its client and was never billed", call, event)
+            self.off("an answer reached its client and was never billed", call, event)
             return
-        attempt = self._by_serial.get(call["serial"])
+        attempt = self.by_serial.get(call["serial"])
         if attempt is None or attempt["generation"] != event["id"]:
-            self._off("a client got another call's answer", call, attempt)
+            self.off("a client got another call's answer", call, attempt)
             return
         plan = attempt["plan"]
         told = (event["input"], event["cached"], event["output"])
         if event["outcome"] != "ok" or told != (plan["prompt"], plan["cached"], plan["tokens"]):
-            self._off("the bill is not what the engine emitted", call, event, attempt)
+            self.off("the bill is not what the engine emitted", call, event, attempt)
         if call["tokens"] != plan["tokens"]:
-            self._off("a complete answer lacks tokens", call, attempt)
+            self.off("a complete answer lacks tokens", call, attempt)
         if call["cost_u"] != event["cost_u"]:
-            self._off("the client was told another price", call, event)
+            self.off("the client was told another price", call, event)
 
     def _error(self, call: Row, event: Row | None) -> None:
         """Rule 2: who was told that nothing was charged was charged nothing."""
-        self.verdict.counts[f"error {call['status']} {_code(call)}".rstrip()] += 1
+        self.verdict.counts[f"error {call['status']} {code(call)}".rstrip()] += 1
         if call["status"] in _NEVER:
-            self._off("a call was refused for no reason", call)
+            self.off("a call was refused for no reason", call)
         if event is None:
             return
-        if self._near(call, _DEADLY | _DATABASE):
+        if self.near(call, _DEADLY | _DATABASE):
             self.verdict.unknowable["refused, yet settled"] += 1
         else:
-            self._off("a refused call was billed", call, event)
+            self.off("a refused call was billed", call, event)
 
     def _broken(self, call: Row, event: Row | None) -> None:
         """Rule 3: a connection breaks only where its worker dies."""
-        if not self._near(call, _DEADLY):
-            self._off("a connection broke and no worker had died", call, event)
+        if not self.near(call, _DEADLY):
+            self.off("a connection broke and no worker had died", call, event)
         if event is not None and event["outcome"] == "ok":
             self.verdict.unknowable["settled, not seen"] += 1
         elif event is None and call["tokens"]:
             self.verdict.unknowable["seen in part, unpaid"] += 1
 
     def _timeout(self, call: Row, event: Row | None) -> None:
-        self._off("a call was never answered", call, event)
+        self.off("a call was never answered", call, event)
 
     def _left(self, call: Row, event: Row | None) -> None:
         """Rule 4: who leaves pays for what was made until then, and the engine is stopped."""
-        attempts = self._of_call[call["call"]]
-        self._aborted(call, attempts)
+        attempts = self.of_call[call["call"]]
+        self.aborted(call, attempts)
         if event is None:
             failed = any(a["end"] == "broke" for a in attempts) or call["do"] != ["ok"]
             if call["tokens"] and not failed:
-                if self._near(call, _DEADLY | _DATABASE):
+                if self.near(call, _DEADLY | _DATABASE):
                     self.verdict.unknowable["seen in part, unpaid"] += 1
                 else:
-                    self._off("who left paid nothing for what was made", call, *attempts)
+                    self.off("who left paid nothing for what was made", call, *attempts)
             return
         emitted = max((a["emitted"] for a in self._of_generation[event["id"]]), default=0)
         if event["outcome"] == "cancelled":
             self.verdict.counts["left and paid"] += 1
             most = emitted if call["stream"] else 0
             if not call["tokens"] <= event["output"] <= most:
-                self._off("who left paid for something else", call, event, *attempts)
+                self.off("who left paid for something else", call, event, *attempts)
             self.verdict.unseen.append(event["output"] - call["tokens"])
         else:
             self.verdict.counts["left when all was made"] += 1
 
-    def _aborted(self, call: Row, attempts: Sequence[Row]) -> None:
+    def aborted(self, call: Row, attempts: Sequence[Row]) -> None:
         for attempt in attempts:
             late_s = attempt["ended"] - max(call["ended"], attempt["began"])
             if attempt["end"] == "aborted" and late_s > 0:
                 self.verdict.abort_s.append(late_s)
-            if late_s > ABORT_S and not self._near({**call, "ended": attempt["ended"]}):
-                self._off(f"an engine worked on for {late_s:.1f} s after its caller", call, attempt)
+            if late_s > ABORT_S and not self.near({**call, "ended": attempt["ended"]}):
+                self.off(f"an engine worked on for {late_s:.1f} s after its caller", call, attempt)
 
     def _event(self, event: Row) -> None:
         """Rule 5: every bill is for something that an engine did."""
         self.verdict.counts[f"event {event['outcome']}"] += 1
         attempts = self._of_generation[event["id"]]
         if not attempts:
-            self._off("a bill without a call", event)
+            self.off("a bill without a call", event)
         elif event["outcome"] == "ok" and not any(a["end"] == "sent" for a in attempts):
-            self._off("an answer was billed that no engine finished", event, *attempts)
+            self.off("an answer was billed that no engine finished", event, *attempts)
         elif event["outcome"] == "cancelled" and event["input"] != attempts[0]["plan"]["prompt"]:
             self.verdict.counts[f"prompt {event['source']}"] += 1
             if event["source"] != "estimated":
-                self._off("who left paid for another prompt", event, *attempts)
+                self.off("who left paid for another prompt", event, *attempts)
         parts = ("wallet_u", "voucher_u", "free_u", "overrun_u")
         if event["cost_u"] != sum(event[part] for part in parts):
-            self._off("a bill's parts do not add up", event)
-
-
-def _code(call: Row) -> str:
-    return str(call["words"].get("code")) if isinstance(call["words"], dict) else ""
+            self.off("a bill's parts do not add up", event)

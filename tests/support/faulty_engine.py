@@ -1,8 +1,9 @@
-"""Two engines that speak as vLLM does and misbehave as a call's plan says (`fault_plans`).
+"""Engines that speak as vLLM does and misbehave as a call's plan says (`fault_plans`).
 
-    python -m support.faulty_engine LOG
+    python -m support.faulty_engine LOG [CERTIFICATE KEY]
 
-Prints `{"ports": [a, b]}`. Each attempt becomes a line of LOG when it ends: its serial number, the
+Two on plain connections, and two behind TLS where there is a certificate for them (PEM files).
+Prints `{"ports": [a, b, c, d]}`. Each attempt becomes a line of LOG when it ends: its serial number, the
 generation that asked, the plan, how many tokens were emitted, whether the answer was `sent` whole, the
 engine `broke` it off or the gateway `aborted` it, and when (CLOCK_MONOTONIC). Lines on stdin: `down N S`
 takes engine N away for S seconds, `open` prints the attempts that run.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -21,32 +23,38 @@ from typing import Any, cast
 
 import httptools
 import uvloop
+from support.certificates import Certificate
 
 _RESET = struct.pack("ii", 1, 0)
 _STATUS = {"500": "Internal Server Error", "503": "Service Unavailable", "429": "Too Many Requests"}
 
 
 class Engines:
-    """Both listeners and the log."""
+    """The listeners and the log; number 0 and 1 are plain, 2 and 3 are behind TLS."""
 
-    def __init__(self, log: str) -> None:
+    def __init__(self, log: str, tls: ssl.SSLContext | None = None) -> None:
+        self._tls: list[ssl.SSLContext | None] = [None, None, *([tls, tls] if tls else [])]
         self._log = Path(log).open("a", buffering=1)  # noqa: SIM115  open for the process's life
         self._tries: dict[str, int] = {}
         self._servers: list[asyncio.Server] = []
         self.ports: list[int] = []
         self.serial = 0
         self.open: dict[int, dict[str, Any]] = {}
-        self.connections: list[set[Connection]] = [set(), set()]
+        self.connections: list[set[Connection]] = [set() for _ in self._tls]
 
     async def start(self) -> None:
-        for number in range(2):
+        for number in range(len(self._tls)):
             self._servers.append(await self._listen(number, 0))
             self.ports.append(self._servers[number].sockets[0].getsockname()[1])
 
     async def _listen(self, number: int, port: int) -> asyncio.Server:
         loop = asyncio.get_running_loop()
         return await loop.create_server(
-            lambda: Connection(self, number), "127.0.0.1", port, backlog=512
+            lambda: Connection(self, number),
+            "0.0.0.0",  # every address of this machine, so that one engine can have several
+            port,
+            backlog=512,
+            ssl=self._tls[number],
         )
 
     async def down(self, number: int, seconds: float) -> None:
@@ -286,8 +294,9 @@ def _count(request: dict[str, Any]) -> int:
     return len(str(request.get("prompt", "")).split())
 
 
-async def _serve(log: str) -> None:
-    engines = Engines(log)
+async def _serve(log: str, *pair: str) -> None:
+    tls = Certificate(*map(Path, pair)).server() if pair else None
+    engines = Engines(log, tls)
     await engines.start()
     print(json.dumps({"ports": engines.ports}), flush=True)
     loop = asyncio.get_running_loop()
@@ -304,4 +313,4 @@ async def _serve(log: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(sys.argv[1]))
+    uvloop.run(_serve(*sys.argv[1:]))
