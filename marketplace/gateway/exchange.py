@@ -163,6 +163,7 @@ class Exchange:
                 affinity=talk.affinity,
                 wanted=talk.wanted,
                 tried=tried,
+                caller=self.call.key.org_id,
             )
         except (Unavailable, BadRequest):
             raise error from None

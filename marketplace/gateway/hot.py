@@ -252,7 +252,11 @@ class Hot:
     ) -> None:
         """Take a place on an engine, make the hold durable, and let the exchange begin."""
         choice: Choice[EndpointRecord] = self.router.choose(
-            call.record.endpoints, wish=talk.wish, affinity=talk.affinity, wanted=talk.wanted
+            call.record.endpoints,
+            wish=talk.wish,
+            affinity=talk.affinity,
+            wanted=talk.wanted,
+            caller=call.key.org_id,
         )
         try:
             call.hold_from_us = self.clock()

@@ -106,14 +106,21 @@ class _Workers(Collector):
             "1 for the state that an engine's breaker is in.",
             labels=(*labels, "state"),
         )
+        apart = GaugeMetricFamily(
+            _P + "endpoint_apart",
+            "Organisations for which alone an engine's breaker is open.",
+            labels=labels,
+        )
         for worker in self._office.workers:
             for told in worker.now.endpoints:
                 which = [str(worker.number), told["id"]]
                 running.add_metric(which, told["in_flight"])
+                apart.add_metric(which, told["apart"])
                 for state in _STATES:
                     states.add_metric([*which, state], told["state"] == state)
         yield running
         yield states
+        yield apart
 
     def _processes(self) -> Iterator[Metric]:
         yield CounterMetricFamily(

@@ -8,6 +8,7 @@
     affinity   which endpoint has probably cached the beginning of this prompt
     candidate  what the router knows of an endpoint
     choice     a place on an endpoint, and why it
+    circuit    the breaker: when an endpoint is left alone, and how it comes back
     fallback   which listings a request names: `model`, and `models` where it asks for fallbacks
     health     what an endpoint did lately: in flight, errors, cooldown, speed
     refusal    why nobody may answer
@@ -18,8 +19,9 @@
 from serving.routing.affinity import affinity_key
 from serving.routing.candidate import QUANTIZATIONS, Candidate
 from serving.routing.choice import Choice
+from serving.routing.circuit import Breaker
 from serving.routing.fallback import listings_asked_for
-from serving.routing.health import Breaker, Failure, Standing
+from serving.routing.health import Failure, Standing
 from serving.routing.router import Router
 from serving.routing.wish import Wish, parameters_of, parse_wish
 

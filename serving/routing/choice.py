@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from serving.routing.candidate import Candidate
+from serving.routing.circuit import Circuit
 from serving.routing.health import Failure, Health
 
 Endpoint = TypeVar("Endpoint", bound=Candidate)
@@ -26,18 +27,31 @@ class Choice(Generic[Endpoint]):
         affinity:<state>  the next best home; the first is cooling, probing, busy, full or overloaded
         least_loaded      the least in flight for its weight
 
-    `failure` is what `failed` was told; `probe` says whether the endpoint's recovery hangs on this call.
+    `failure` is what `failed` was told, `caller` who asks; `trial` is the open circuit whose closing hangs on
+    this call.
     """
 
-    __slots__ = ("candidate", "failure", "health", "probe", "running", "started_s", "why")
+    __slots__ = ("caller", "candidate", "failure", "health", "running", "started_s", "trial", "why")
 
     def __init__(
-        self, candidate: Endpoint, health: Health, why: str, now_s: float, probe: bool
+        self,
+        candidate: Endpoint,
+        health: Health,
+        why: str,
+        now_s: float,
+        trial: Circuit | None,
+        caller: str,
     ) -> None:
         self.candidate = candidate
         self.health = health
         self.why = why
         self.started_s = now_s
-        self.probe = probe
+        self.trial = trial
+        self.caller = caller
         self.running = True
         self.failure: Failure | None = None
+
+    @property
+    def probe(self) -> bool:
+        """Whether the endpoint's recovery hangs on this call."""
+        return self.trial is not None

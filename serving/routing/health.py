@@ -1,12 +1,12 @@
 """What an endpoint did lately, as this process saw it: calls in flight, errors, cooldown, speed.
 
-    closed ── too many errors in a window ──► cooling ── the time is over ──► half-open: one probe
-      ▲                                          ▲                               │        │
-      └────────────── it answers ────────────────┼───────────────────────────────┘        │
-                                                 └── it fails: twice as long ─────────────┘
+Errors open its circuit (`circuit`). Whose errors they were decides for whom: an endpoint that refuses
+connections is not there for anybody, but one that fails on the calls of one organisation alone may be
+well, and it may be that organisation's prompts that it chokes on. Then the circuit opens for this
+organisation and for nobody else, until a second one meets errors as well. Different bodies of one
+organisation prove nothing: whoever wants to harm others writes three different ones.
 
-The circuit breaker of M. Nygard, "Release It!" (2007), with exponential back-off. Times are monotonic
-seconds.
+Times are monotonic seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from math import ceil
 from typing import Literal, NamedTuple
 
 from serving.routing.affinity import endpoint_seed
+from serving.routing.circuit import Breaker, Circuit
 
 Failure = Literal["connect", "timeout", "status", "broken", "busy"]
 """What went wrong: no connection; silence; an answer that says 5xx; broke off or talked nonsense; or it
@@ -28,24 +29,11 @@ _BUSY_S = 1.0
 _LONGEST_BUSY_S = 30.0
 
 
-class Breaker(NamedTuple):
-    """When an endpoint is left alone, and for how long.
-
-    `errors` within `window_s` open it, if they are at least `share` of what ended meanwhile: three errors
-    among a thousand calls are no reason. It stays open `first_s`, then twice as long each time, up to
-    `longest_s`; one that then stays closed for `calm_s` is trusted as before.
-    """
-
-    errors: int = 3
-    window_s: float = 30.0
-    share: float = 0.2
-    first_s: float = 1.0
-    longest_s: float = 60.0
-    calm_s: float = 120.0
-
-
 class Standing(NamedTuple):
-    """One endpoint's health, for people and metrics. `state`: closed, cooling, half_open or busy."""
+    """One endpoint's health, for people and metrics. `state`: closed, cooling, half_open or busy.
+
+    `apart` is for how many callers alone it is cooling or half open.
+    """
 
     id: str
     state: str
@@ -54,80 +42,112 @@ class Standing(NamedTuple):
     wait_s: float
     tokens_per_s: float | None
     first_token_s: float | None
+    apart: int
 
 
-class Health:
-    """One endpoint's state."""
+class Health(Circuit):
+    """One endpoint's state, and its circuit for all callers.
+
+    `shut_until_s` is 0 when nothing is wrong: the one number that a choice looks at first. It is below 0
+    when something may be wrong for some callers only.
+    """
 
     __slots__ = (
-        "calm_since_s",
+        "apart",
+        "apart_until_s",
         "errors",
         "first_tokens",
         "in_flight",
-        "open",
-        "probing",
         "rates",
         "seed",
-        "shut_until_s",
         "successes",
-        "trips",
         "url",
         "used_s",
     )
 
     def __init__(self, endpoint_id: str, url: str, breaker: Breaker, now_s: float) -> None:
+        super().__init__(now_s)
         self.seed = endpoint_seed(endpoint_id)
         self.url = url
         self.in_flight = 0
         self.used_s = now_s
-        self.shut_until_s = 0.0
-        """0 when nothing is wrong: the one number that a choice looks at first."""
-        self.open = False
-        self.probing = False
-        self.trips = 0
-        self.calm_since_s = now_s
         self.successes = 0
-        self.errors: deque[tuple[float, int]] = deque(maxlen=breaker.errors)
+        self.errors: deque[tuple[float, int, str]] = deque(maxlen=breaker.errors)
+        self.apart: dict[str, Circuit] = {}
+        """Open circuits of callers whose calls alone have failed here."""
+        self.apart_until_s = 0.0
         self.rates: deque[tuple[float, float]] = deque(maxlen=_SAMPLES)
         self.first_tokens: deque[tuple[float, float]] = deque(maxlen=_SAMPLES)
 
-    def unfit(self, url: str, now_s: float) -> str:
-        """Return why it gets no request now; '' when it may. Ask only if `shut_until_s` is not 0.
+    def unfit(self, url: str, now_s: float, caller: str) -> str:
+        """Return why it gets no request of this caller now; '' when it may.
 
-        An engine that was started again is at a new address, and nothing is held against it.
+        Ask only if `shut_until_s` is not 0. An engine that was started again is at a new address, and
+        nothing is held against it.
         """
         if url != self.url:
             self.url = url
-            self._close(now_s)
+            self.apart.clear()
+            self.close(now_s)
             return ""
         if now_s < self.shut_until_s:
             return "cooling" if self.open else "busy"
         if self.open:
             return "probing" if self.probing else ""
-        self.shut_until_s = 0.0
-        return ""
+        if self.apart and now_s > self.apart_until_s:
+            self.apart.clear()
+        if not self.apart:
+            self.shut_until_s = 0.0
+            return ""
+        alone = self.apart.get(caller)
+        if alone is None:
+            return ""
+        if now_s < alone.shut_until_s:
+            return "cooling"
+        return "probing" if alone.probing else ""
 
-    def succeeded(self, now_s: float, probe: bool) -> None:
-        """It answered."""
+    def trial(self, caller: str) -> Circuit | None:
+        """Return the circuit that this caller's next answer would close; None when none is open for him."""
+        return self if self.open else self.apart.get(caller)
+
+    def wait_s(self, now_s: float, caller: str) -> float:
+        """Return for how much longer it is left alone by this caller; not above 0 when it is not."""
+        alone = self.apart.get(caller)
+        until_s = self.shut_until_s
+        return (until_s if alone is None else max(until_s, alone.shut_until_s)) - now_s
+
+    def succeeded(self, now_s: float, trial: Circuit | None) -> None:
+        """It answered; `trial` is the circuit that waited for that."""
         self.successes += 1
-        if probe and self.open:
-            self._close(now_s)
+        if trial is not None and trial.open:
+            if trial is self:
+                self.close(now_s)
+            else:
+                self._reunite(trial)
 
-    def failed(self, breaker: Breaker, now_s: float, probe: bool) -> None:
-        """It erred. While the circuit is open only the probe counts: the rest began before."""
-        if self.open:
-            if probe:
-                self._trip(breaker, now_s)
+    def failed(self, breaker: Breaker, now_s: float, trial: Circuit | None, caller: str) -> None:
+        """It erred on a call of `caller`, or of nobody in particular (''), when nobody could be served.
+
+        While a circuit is open only the probe counts for it: the rest began before.
+        """
+        if trial is not None and trial.open:
+            self._trip(trial, breaker, now_s)
             return
-        self.errors.append((now_s, self.successes))
+        if self.open or caller in self.apart:
+            return
+        self.errors.append((now_s, self.successes, caller))
         if len(self.errors) < breaker.errors:
             return
-        since_s, successes = self.errors[0]
+        since_s, successes, _ = self.errors[0]
         ended = breaker.errors + self.successes - successes
         if now_s - since_s <= breaker.window_s and breaker.errors >= breaker.share * ended:
-            if now_s - self.calm_since_s >= breaker.calm_s:
-                self.trips = 0
-            self._trip(breaker, now_s)
+            callers = {erred[2] for erred in self.errors}
+            if len(callers) > 1 or "" in callers:
+                self._trip(self, breaker, now_s)
+            else:
+                # The errors stay in mind: one of somebody else's opens the circuit for all.
+                alone = self.apart[caller] = Circuit(now_s)
+                self._trip(alone, breaker, now_s)
 
     def rest(self, now_s: float, wait_s: float | None) -> None:
         """It has no room, and asks to be left alone for `wait_s`."""
@@ -135,21 +155,27 @@ class Health:
             rest_s = min(_LONGEST_BUSY_S, _BUSY_S if wait_s is None else max(0.0, wait_s))
             self.shut_until_s = max(self.shut_until_s, now_s + rest_s)
 
-    def _close(self, now_s: float) -> None:
-        self.open = self.probing = False
-        self.shut_until_s = 0.0
+    def close(self, now_s: float) -> None:
+        """Trust the endpoint again, but for callers who are apart."""
+        super().close(now_s)
         self.errors.clear()
-        self.calm_since_s = now_s
+        if self.apart:
+            self.shut_until_s = -1.0
 
-    def _trip(self, breaker: Breaker, now_s: float) -> None:
-        # The exponent is bounded, because 2.0**1024 is an error.
-        self.shut_until_s = now_s + min(
-            breaker.longest_s, breaker.first_s * 2.0 ** min(self.trips, 64)
-        )
-        self.trips += 1
-        self.open = True
-        self.probing = False
-        self.errors.clear()
+    def _trip(self, circuit: Circuit, breaker: Breaker, now_s: float) -> None:
+        circuit.trip(breaker, now_s)
+        if circuit is self:
+            self.errors.clear()
+            return
+        self.apart_until_s = max(self.apart_until_s, circuit.shut_until_s + breaker.calm_s)
+        self.shut_until_s = self.shut_until_s or -1.0
+
+    def _reunite(self, circuit: Circuit) -> None:
+        for caller in [name for name, alone in self.apart.items() if alone is circuit]:
+            del self.apart[caller]
+            kept = [erred for erred in self.errors if erred[2] != caller]
+            self.errors.clear()
+            self.errors.extend(kept)
 
     def rate(self, percentile: int, now_s: float) -> float | None:
         """Return the tokens per second that `percentile` % of recent calls reached, None if unknown."""
@@ -174,6 +200,7 @@ class Health:
             max(0.0, self.shut_until_s - now_s),
             self.rate(50, now_s),
             self.first_token(50, now_s),
+            len(self.apart) if now_s <= self.apart_until_s else 0,
         )
 
 

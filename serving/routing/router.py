@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 from serving.routing.affinity import rendezvous
 from serving.routing.candidate import Candidate
 from serving.routing.choice import Choice, Endpoint
-from serving.routing.health import Breaker, Failure, Health, Standing
+from serving.routing.circuit import Breaker, Circuit
+from serving.routing.health import Failure, Health, Standing
 from serving.routing.ranking import rank, ranks
 from serving.routing.refusal import objection_to, refusal
 from serving.routing.wish import Wish
@@ -79,12 +80,14 @@ class Router:
         affinity: int | None = None,
         wanted: frozenset[str] = _NOTHING,
         tried: Sequence[Choice[Any]] = (),
+        caller: str = "",
     ) -> Choice[Endpoint]:
         """Take a place on one of the candidates.
 
-        `affinity` is `affinity_key` of the request, `wanted` are `parameters_of` it, and `tried` are the
-        choices of the same request that failed. Raises `BadRequest` when the request leaves nobody, and
-        `Unavailable` when nobody is fit right now; both say for each candidate why.
+        `affinity` is `affinity_key` of the request, `wanted` are `parameters_of` it, `tried` are the choices
+        of the same request that failed, and `caller` is the organisation that asks. Raises `BadRequest`
+        when the request leaves nobody, and `Unavailable` when nobody is fit right now; both say for each
+        candidate why.
         """
         now_s = self._clock()
         if len(self._known) >= self._sweep_at:
@@ -93,27 +96,33 @@ class Router:
         if wish is not None or wanted or tried:
             left = [c for c in candidates if not objection_to(c, wish, wanted, tried)]
         ranked = wish is not None and ranks(wish)
-        best, fit, unfit, half_open = self._survey(left, wish if ranked else None, now_s)
+        best, fit, unfit, half_open = self._survey(left, wish if ranked else None, now_s, caller)
         if unfit and wish is not None and wish.allow_fallbacks is False and not wish.order:
             fit = _primary(best, fit, unfit)
         if not fit:
-            states = [(u.candidate.id, u.reason, u.health.shut_until_s - now_s) for u in unfit]
+            states = [(u.candidate.id, u.reason, u.health.wait_s(now_s, caller)) for u in unfit]
             raise refusal(candidates, wish, wanted, tried, states)
-        if half_open and tried:
-            # Who has already met one failure is not sent to find out about the next.
-            fit = [pair for pair in fit if not pair[1].open] or fit
-        candidate, health, why = self._pick(fit, unfit, affinity, half_open)
-        probe = health.open
-        if probe:
-            health.probing = True
+        trial: Circuit | None = None
+        if half_open:
+            due = [pair for pair in fit if pair[1].trial(caller) is not None]
+            if tried and len(due) < len(fit):
+                # Who has already met one failure is not sent to find out about the next.
+                fit = [pair for pair in fit if pair not in due]
+            elif due:
+                (candidate, health), why = due[0], "probe"
+                trial = health.trial(caller)
+        if trial is None:
+            candidate, health, why = self._pick(fit, unfit, affinity)
+        else:
+            trial.probing = True
         if ranked or tried:
             why = _path(why, wish, candidate, tried)
         health.in_flight += 1
         health.used_s = now_s
-        return Choice(candidate, health, why, now_s, probe)
+        return Choice(candidate, health, why, now_s, trial, caller)
 
     def _survey(
-        self, candidates: Sequence[Endpoint], wish: Wish | None, now_s: float
+        self, candidates: Sequence[Endpoint], wish: Wish | None, now_s: float, caller: str
     ) -> tuple[Any, Fit[Endpoint], Sequence[Unfit], bool]:
         """Return the best place of those that are fit, these, the unfit, and whether a probe is due."""
         known = self._known
@@ -130,8 +139,10 @@ class Router:
             if wish is not None:
                 place = rank(wish, candidate, health, now_s)
             reason = ""
+            on_trial = False
             if health.shut_until_s:
-                reason = health.unfit(candidate.url, now_s)
+                reason = health.unfit(candidate.url, now_s, caller)
+                on_trial = health.trial(caller) is not None
             most = candidate.max_concurrency
             if most is not None and health.in_flight >= most and not reason:
                 reason = "full"
@@ -140,22 +151,18 @@ class Router:
             if reason:
                 unfit.append(Unfit(place, candidate, health, reason))
             elif best is None or place < best:
-                best, fit, half_open = place, [(candidate, health)], health.open
+                best, fit, half_open = place, [(candidate, health)], on_trial
             elif place == best:
                 fit.append((candidate, health))
-                half_open = half_open or health.open
+                half_open = half_open or on_trial
         if unfit and fit:
             # Those behind the best would not have been asked anyway.
             unfit = [u for u in unfit if u.place <= best and u.candidate.weight > 0]
         return best, fit, unfit, half_open
 
     def _pick(
-        self, fit: Fit[Endpoint], unfit: Sequence[Unfit], affinity: int | None, half_open: bool
+        self, fit: Fit[Endpoint], unfit: Sequence[Unfit], affinity: int | None
     ) -> tuple[Endpoint, Health, str]:
-        if half_open:
-            for candidate, health in fit:
-                if health.open:
-                    return candidate, health, "probe"
         if len(fit) == 1 and (affinity is None or not unfit):
             return (*fit[0], "only")
         if affinity is not None:
@@ -211,34 +218,39 @@ class Router:
         """Note the first byte of a stream: the endpoint is well, and that is how long it took."""
         if choice.running:
             now_s = self._clock()
-            choice.health.succeeded(now_s, choice.probe)
+            choice.health.succeeded(now_s, choice.trial)
             choice.health.first_tokens.append((now_s, now_s - choice.started_s))
-            choice.probe = False  # It has told; how the rest of it goes is an ordinary matter.
+            choice.trial = None  # It has told; how the rest of it goes is an ordinary matter.
 
     def ended(self, choice: Choice[Any], output_tokens: int = 0) -> None:
         """Note a whole answer. A refusal of the request itself (4xx) is one too, of no tokens."""
         if choice.running:
             now_s = self._clock()
-            probe = choice.probe
+            trial = choice.trial
             health = self._leave(choice, now_s)
-            health.succeeded(now_s, probe)
+            health.succeeded(now_s, trial)
             if output_tokens > 0 and now_s > choice.started_s:
                 health.rates.append((now_s, output_tokens / (now_s - choice.started_s)))
 
     def failed(
         self, choice: Choice[Any], failure: Failure, retry_after_s: float | None = None
     ) -> None:
-        """Note what went wrong. `busy` is no error: the endpoint rests for `retry_after_s`."""
+        """Note what went wrong. `busy` is no error: the endpoint rests for `retry_after_s`.
+
+        An error counts against the endpoint as its caller sees it (see `health`), but for `connect`:
+        whoever asks meets a closed door.
+        """
         if choice.running:
             now_s = self._clock()
             choice.failure = failure
-            probe = choice.probe
+            trial = choice.trial
             health = self._leave(choice, now_s)
             if failure == "busy":
-                health.succeeded(now_s, probe)
+                health.succeeded(now_s, trial)
                 health.rest(now_s, retry_after_s)
             else:
-                health.failed(self._breaker, now_s, probe)
+                caller = "" if failure == "connect" else choice.caller
+                health.failed(self._breaker, now_s, trial, caller)
 
     def abandoned(self, choice: Choice[Any]) -> None:
         """Give the place back without a word about the endpoint: the client left, or nothing was sent."""
@@ -255,8 +267,9 @@ class Router:
         health = choice.health
         health.in_flight -= 1
         health.used_s = now_s
-        if choice.probe:
-            health.probing = choice.probe = False
+        if choice.trial is not None:
+            choice.trial.probing = False
+            choice.trial = None
         return health
 
     def _sweep(self, now_s: float) -> None:

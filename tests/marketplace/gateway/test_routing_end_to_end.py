@@ -204,6 +204,41 @@ def test_an_engine_that_fails_often_is_left_alone_and_comes_back(
     assert here.routes()[-1][0] == 0
 
 
+def test_an_organisation_whose_prompts_break_an_engine_breaks_it_for_nobody_else(
+    house: Build, engines: list[Upstream]
+) -> None:
+    here = house({})
+    _, key = here.market.organisation(voucher_u=10_000_000)
+
+    def chokes(asked: Asked) -> Reply:
+        poison = "poison" in asked.document["messages"][0]["content"]
+        return Reply({}, fails="close") if poison else usual(asked)
+
+    engines[0].answer = chokes
+    for number in range(3):
+        with pytest.raises(openai.InternalServerError) as broke:
+            here.ask(messages=[{"role": "user", "content": f"poison {number}"}])
+        assert broke.value.status_code == 502
+    with pytest.raises(openai.InternalServerError) as cooling:
+        here.ask(messages=[{"role": "user", "content": "poison again"}])
+    assert (cooling.value.status_code, cooling.value.code) == (503, "no_healthy_endpoint")
+    others = here.client.with_options(api_key=key).chat.completions
+    for _ in range(5):
+        assert others.create(model=here.slug, messages=ASK).choices[0].message.content == TEXT
+    # A second organisation that meets failures shows that it is the engine.
+    poison: Any = [{"role": "user", "content": "poison"}]
+    engines[0].answer = lambda asked: Reply({}, fails="close")
+    with pytest.raises(openai.InternalServerError):
+        others.create(model=here.slug, messages=poison)
+    _, third = here.market.organisation(voucher_u=10_000_000)
+    with pytest.raises(openai.InternalServerError) as away:
+        here.client.with_options(api_key=third).chat.completions.create(
+            model=here.slug, messages=ASK
+        )
+    assert away.value.code == "no_healthy_endpoint"
+    assert here.nothing_charged()
+
+
 def test_a_draining_engine_gets_nothing(house: Build, engines: list[Upstream]) -> None:
     here = house({"priority": 0}, {"priority": 1})
     here.ask()

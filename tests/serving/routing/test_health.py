@@ -8,14 +8,20 @@ import pytest
 from support.routing import HandClock, endpoint, endpoints
 
 from catalog.ground.errors import Unavailable
-from serving.routing import Breaker, Candidate, Choice, Failure, Router
+from serving.routing import Breaker, Candidate, Choice, Failure, Router, parse_wish
 
 A, B = endpoints("a", "b")
 
 
-def _fail(router: Router, candidate: Candidate, times: int, failure: Failure = "connect") -> None:
+def _fail(
+    router: Router,
+    candidate: Candidate,
+    times: int,
+    failure: Failure = "connect",
+    caller: str = "",
+) -> None:
     for _ in range(times):
-        router.failed(router.choose([candidate]), failure)
+        router.failed(router.choose([candidate], caller=caller), failure)
 
 
 def _state(router: Router, name: str = "a") -> str:
@@ -207,3 +213,105 @@ def test_endpoints_that_vanished_are_forgotten(router: Router, clock: HandClock)
     assert len(router.standings()) < 400
     router.ended(held, 1)
     assert next(s for s in router.standings() if s.id == "held").in_flight == 0
+
+
+# Whose errors they are.
+
+
+@pytest.mark.parametrize("failure", ["timeout", "status", "broken"])
+def test_one_callers_errors_keep_nobody_else_away(router: Router, failure: Failure) -> None:
+    _fail(router, A, 3, failure, "greedy")
+    with pytest.raises(Unavailable) as caught:
+        router.choose([A], caller="greedy")
+    assert caught.value.details == {"endpoints": {"a": "cooling for 1.0 s"}}
+    assert router.choose([A, B], caller="greedy").candidate == B
+    assert _state(router) == "closed"
+    assert next(s for s in router.standings() if s.id == "a").apart == 1
+    for _ in range(20):
+        choice = router.choose([A], caller="modest")
+        assert choice.why == "only"
+        router.ended(choice, 5)
+
+
+def test_the_errors_of_a_second_caller_open_it_for_all(router: Router) -> None:
+    _fail(router, A, 3, "status", "one")
+    _fail(router, A, 1, "status", "two")
+    assert _state(router) == "cooling"
+    with pytest.raises(Unavailable, match="cooling"):
+        router.choose([A], caller="three")
+
+
+def test_an_engine_that_is_not_there_is_there_for_nobody(router: Router) -> None:
+    _fail(router, A, 3, "connect", "one")
+    assert _state(router) == "cooling"
+    with pytest.raises(Unavailable, match="cooling"):
+        router.choose([A], caller="two")
+
+
+def test_a_flood_of_one_callers_errors_is_no_evidence_against_the_engine(
+    router: Router, clock: HandClock
+) -> None:
+    """What he had in flight when he was set apart fails as well; later one error of somebody else is one."""
+    flood = [router.choose([A], caller="greedy") for _ in range(100)]
+    for choice in flood:
+        router.failed(choice, "timeout")
+        clock.wait(0.5)
+    _fail(router, A, 2, "timeout", "modest")
+    assert _state(router) == "closed"
+    assert router.choose([A], caller="modest").why == "only"
+
+
+def test_who_is_apart_comes_back_by_a_probe_of_his_own(router: Router, clock: HandClock) -> None:
+    _fail(router, A, 3, "status", "one")
+    for pause_s in (1, 2, 4):
+        clock.wait(pause_s)
+        probe = router.choose([A, B], caller="one")
+        assert (probe.candidate, probe.why, probe.probe) == (A, "probe", True)
+        with pytest.raises(Unavailable, match="probing"):
+            router.choose([A], caller="one")
+        other = router.choose([A], caller="two")
+        assert (other.why, other.probe) == ("only", False)
+        router.ended(other, 1)
+        router.failed(probe, "status")
+    clock.wait(8)
+    router.abandoned(router.choose([A], caller="one"))
+    probe = router.choose([A], caller="one")
+    assert probe.probe, "one that nobody waited for proved nothing"
+    router.ended(probe, 1)
+    assert [router.choose([A], caller="one").why for _ in range(3)] == ["only"] * 3
+    assert router.standings()[0].apart == 0
+    _fail(router, A, 2, "status", "one")
+    assert router.choose([A], caller="one").why == "only", "trusted as at first"
+
+
+def test_a_caller_who_stays_away_is_forgotten(router: Router, clock: HandClock) -> None:
+    _fail(router, A, 3, "status", "one")
+    clock.wait(122)
+    assert router.standings()[0].apart == 0
+    assert router.choose([A], caller="two").why == "only"
+    assert not router.choose([A], caller="one").probe
+
+
+def test_both_circuits_open_and_close_for_themselves(router: Router, clock: HandClock) -> None:
+    _fail(router, A, 3, "status", "one")
+    _fail(router, A, 1, "connect", "two")
+    assert _state(router) == "cooling"
+    clock.wait(1)
+    router.ended(router.choose([A], caller="two"), 1)
+    assert _state(router) == "closed"
+    assert router.choose([A], caller="two").why == "only"
+    assert router.choose([A], caller="one").why == "probe"
+
+
+def test_a_probe_that_the_wish_rules_out_is_none(router: Router, clock: HandClock) -> None:
+    """Without fallbacks only the provider of who would be first may answer, well or on trial."""
+    red = endpoint("r", provider="red", max_concurrency=1)
+    blue = endpoint("b", provider="blue", priority=1)
+    red2 = endpoint("r2", provider="red", priority=1)
+    _fail(router, blue, 3)
+    clock.wait(1)
+    full = router.choose([red])
+    alone = parse_wish(b'{"allow_fallbacks": false}')
+    choice = router.choose([red, blue, red2], wish=alone)
+    assert (choice.candidate, choice.probe) == (red2, False)
+    router.abandoned(full)
