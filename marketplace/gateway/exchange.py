@@ -158,7 +158,7 @@ class Exchange:
             raise error
         try:
             return self._tools.router.choose(
-                self.call.record.endpoints,
+                talk.able(self.call.record.endpoints),
                 wish=talk.wish,
                 affinity=talk.affinity,
                 wanted=talk.wanted,

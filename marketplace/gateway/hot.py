@@ -188,7 +188,7 @@ class Hot:
         """Make the call under one of the names that the request asks for."""
         record = self.directory.known_listing(name) or await self.directory.listing(name)
         self._may_call(key, record, name)
-        endpoints = record.endpoints
+        endpoints = talk.able(record.endpoints)
         if len(endpoints) > 1 or talk.wish is not None or endpoints[0].supports is not None:
             talk.route_by(key.org_id, endpoints)
         # Byte-level tokenizers make at most one token of each byte, so the body's length bounds the
@@ -229,13 +229,13 @@ class Hot:
             connection.call = call
             gate = self.turns.gate(record)
             if gate is None:
-                await self._held(call, talk, name, connection, ticket, replay)
+                await self._held(call, talk, endpoints, name, connection, ticket, replay)
                 return
             place = await self.turns.wait(gate, call, name.endswith(FREE_SUFFIX), connection)
             if call.waited_us:
                 self.counters.queue_s.observe(call.waited_us / 1e6)
             try:
-                await self._held(call, talk, name, connection, ticket, replay)
+                await self._held(call, talk, endpoints, name, connection, ticket, replay)
             finally:
                 gate.leave(place, call.output_tokens, input_tokens=call.input_tokens_used)
         finally:
@@ -245,6 +245,7 @@ class Hot:
         self,
         call: Call,
         talk: Talk,
+        endpoints: tuple[EndpointRecord, ...],
         name: str,
         connection: Connection,
         ticket: Ticket,
@@ -252,7 +253,7 @@ class Hot:
     ) -> None:
         """Take a place on an engine, make the hold durable, and let the exchange begin."""
         choice: Choice[EndpointRecord] = self.router.choose(
-            call.record.endpoints,
+            endpoints,
             wish=talk.wish,
             affinity=talk.affinity,
             wanted=talk.wanted,

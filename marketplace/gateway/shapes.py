@@ -113,7 +113,7 @@ class Talk:
     def _translate(self) -> None:
         """Read the request once for an engine that speaks its shape, and once for all others.
 
-        What the translation cannot express is only refused when such an engine gets it.
+        What the translation cannot express is only refused where no engine speaks the shape (`able`).
         """
         self._native = self.envelope, self.fields
         document = decoded(self.body)
@@ -164,18 +164,25 @@ class Talk:
         """Return whether the engine answers in the client's shape by itself."""
         return self._native is None or _SPEAKS[self.path] in endpoint.speaks
 
-    def request_for(self, endpoint: EndpointRecord, call: Call) -> tuple[str, bytes]:
-        """Return the path and the body that the engine gets.
+    def able(self, endpoints: tuple[EndpointRecord, ...]) -> tuple[EndpointRecord, ...]:
+        """Return those that can be asked this; `BadRequest` says what keeps it from all of them.
 
-        `BadRequest` when it speaks chat completions only and these cannot express the request.
+        That is all of them, unless chat completions cannot express it: then it is those that speak its shape.
         """
+        if self._untranslatable is None:
+            return endpoints
+        able = tuple(endpoint for endpoint in endpoints if self.speaks(endpoint))
+        if not able:
+            raise self._untranslatable
+        return able
+
+    def request_for(self, endpoint: EndpointRecord, call: Call) -> tuple[str, bytes]:
+        """Return the path and the body that the engine gets; it is one of those that are `able`."""
         changes: dict[str, Any] = {"model": endpoint.model}
         if self._native is not None and self.speaks(endpoint):
             for name in _LIMITS[self.path]:
                 changes[name] = call.max_tokens
             return self.path, rewrite(self._native[1], changes)
-        if self._untranslatable is not None:
-            raise self._untranslatable
         path = CHAT if self._translation is not None else self.path
         if self.has_output:
             if self.envelope.asked_max_tokens != call.max_tokens:
@@ -199,7 +206,7 @@ class Talk:
         self._native_stream = NativeStream(self.path) if self.speaks(endpoint) else None
         if self._native_stream is not None:
             return self._native_stream
-        assert self._translation is not None  # or `request_for` has refused
+        assert self._translation is not None  # or it would not be among those that are able
         return _Translating(self._translation)
 
     def answer(self, body: bytes, call: Call) -> bytes:

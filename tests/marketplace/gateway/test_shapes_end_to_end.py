@@ -466,6 +466,42 @@ def test_what_cannot_be_translated_is_refused_only_where_it_must_be(chat_caller:
     assert holds_of(chat_caller.market, chat_caller.org_id) == 0
 
 
+def test_what_no_engine_can_be_asked_is_refused_before_anybody_is_asked_to_pay(
+    chat_caller: Caller,
+) -> None:
+    _, penniless = chat_caller.market.organisation()
+    with chat_caller.openai().with_options(api_key=penniless) as client:
+        with pytest.raises(openai.APIStatusError) as unpaid:
+            client.responses.create(model=chat_caller.listing, input="x")
+        assert unpaid.value.status_code == 402
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.responses.create(
+                model=chat_caller.listing, input="x", tools=[{"type": "web_search"}]
+            )
+    assert refused.value.param == "tools[0].type"
+
+
+def test_what_cannot_be_translated_goes_to_an_engine_that_speaks_it(
+    chat_caller: Caller, engines: list[Upstream]
+) -> None:
+    """Whatever stands before it, and whatever fails: who does not speak the shape is not asked."""
+    slug = chat_caller.market.listing(
+        PRICE, url=chat_caller.engine.url, model="m", context_length=100_000
+    )
+    for number, engine in enumerate(engines[1:], 1):
+        add_endpoint(chat_caller.market, slug, engine, priority=number, speaks='["responses"]')
+    engines[1].script(refuses(500))
+    with chat_caller.openai() as client:
+        answer = client.responses.create(model=slug, input="x", tools=[{"type": "web_search"}])
+        assert answer.output_text == TEXT
+        client.responses.create(model=slug, input="x")
+    assert [len(engine.asked) for engine in engines] == [1, 1, 1]
+    assert {event.cost_u for event in events_of(chat_caller.market, chat_caller.org_id)} == {
+        RESPONSE_U,
+        CHAT_U,
+    }
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     ("limits", "names"),
