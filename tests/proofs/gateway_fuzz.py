@@ -5,7 +5,9 @@
 First schemathesis runs over the API description with an operator's key and an ordinary one (skipped with
 `--no-api`). Then cases go to the public socket, half of them with SQLite behind and half with PostgreSQL:
 malformed bodies, heads, framings and foreign protocols for every model call and for the office, pipelined
-mixtures, clients that leave; and behind the listings an engine that sends broken answers and streams.
+mixtures, clients that leave; and behind the listings an engine that sends broken answers and streams, on
+plain connections and behind TLS, where it also shows certificates that must not be trusted and shakes hands
+as nobody should.
 
 Afterwards: no answer was a 500 or not HTTP, nobody got another's answer, every connection was answered or
 closed in time, good calls were answered all the while, no process died or logged an exception, memory and
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -41,7 +43,7 @@ import uvloop
 from sqlmodel import col, func, select, update
 from support.api_description import check_description
 from support.fuzz_client import play
-from support.fuzz_engine import Engine
+from support.fuzz_engine import Engine, trusting
 from support.fuzz_requests import Case, World, make, parked, plain
 from support.market import Market, environment_of
 from support.postgres import create_database, postgres_server
@@ -60,7 +62,7 @@ from marketplace.prices.components import Components
 _HOLD_TTL_S = 10
 _SILENCE_S = 2.0
 _LISTINGS = 32
-_AT_ONCE = 32
+_AT_ONCE = 64
 _MOVES_S = 0.4
 """An engine at a new address is given a new chance, so that broken ones keep being asked."""
 _GROWTH_KB = 96 * 1024
@@ -79,6 +81,8 @@ class Tally:
     unanswered: int = 0
     good: int = 0
     engine_asked: int = 0
+    engine_asked_secure: int = 0
+    shakes: int = 0
     seconds: float = 0.0
     grown_kb: dict[str, int] = field(default_factory=dict)
     descriptors: dict[str, int] = field(default_factory=dict)
@@ -100,7 +104,7 @@ class Fuzz:
         self.market = market
         self.database = market.database
         self.seed = seed
-        self.engine = Engine()
+        self.engine = Engine(market.data_dir / "authority")
         self.tally = Tally(printed=market.printed)
         self.bounds: dict[str, tuple[int, int]] = {}
         self._where = urlsplit(market.url)
@@ -121,17 +125,17 @@ class Fuzz:
         world.bad_keys = ["", "tm-wrong", "x" * 3_000, market.organisation()[1]]
         with self.database.session() as session:
             world.keys.append(create_key(session, org, "op", now_us(), operator=True)[1])
-        port = self.engine.port
         for number in range(_LISTINGS):
-            url = f"http://127.0.0.2:{port}"
+            url = self.engine.url(_kind(number), "127.0.0.2")
             context = 256 if number % 2 else 1_000_000
             world.listings.append(market.listing(price, model="m", url=url, context_length=context))
         with self.database.session() as session:
             every_shape = col(Endpoint.listing).in_(world.listings[::3])
             speaks = json.dumps(["responses", "messages"])
             session.execute(update(Endpoint).where(every_shape).values(speaks=speaks))
-        good = market.listing(price, model="m", url=f"http://127.0.0.9:{port}")
-        self._good = World(world.host, [market.organisation(voucher_u=900_000_000)[1]], [], [good])
+        urls = [self.engine.url(kind, "127.0.0.9") for kind in ("plain", "secure")]
+        good = [market.listing(price, model="m", url=url) for url in urls]
+        self._good = World(world.host, [market.organisation(voucher_u=900_000_000)[1]], [], good)
         with urllib.request.urlopen(f"{market.url}/openapi.json") as told:
             described = json.loads(told.read())
         world.office_paths = [
@@ -156,6 +160,8 @@ class Fuzz:
             await asyncio.gather(*helpers, return_exceptions=True)
         self.tally.seconds = time.monotonic() - began
         self.tally.engine_asked = self.engine.asked
+        self.tally.engine_asked_secure = self.engine.asked_secure
+        self.tally.shakes = next(self.engine.shakes)
         await asyncio.sleep(_SILENCE_S + 1)  # until the last connections are given up
         self._compare(before)
 
@@ -193,7 +199,7 @@ class Fuzz:
         number = 10**9
         while True:
             number += 1
-            case = plain(number, self._good, streamed=number % 2 == 0)
+            case = plain(number, self._good, streamed=number % 4 < 2)
             statuses, problems = await play(case, *self._host)
             self.tally.good += statuses == [200]
             self.tally.failures += [f"a good call: {statuses} {problem}" for problem in problems]
@@ -204,17 +210,19 @@ class Fuzz:
         while True:
             await asyncio.sleep(_MOVES_S)
             turn += 1
-            await asyncio.to_thread(
-                self._move_to, f"http://127.0.0.{2 + turn % 2}:{self.engine.port}"
-            )
+            await asyncio.to_thread(self._move_to, f"127.0.0.{2 + turn % 2}")
 
-    def _move_to(self, url: str) -> None:
+    def _move_to(self, host: str) -> None:
+        of_kind: dict[str, list[str]] = defaultdict(list)
+        for number, listing in enumerate(self.world.listings):
+            of_kind[_kind(number)].append(listing)
         with self.database.session() as session:
-            session.execute(
-                update(Endpoint)
-                .where(col(Endpoint.listing).in_(self.world.listings))
-                .values(url=url)
-            )
+            for kind, listings in of_kind.items():
+                session.execute(
+                    update(Endpoint)
+                    .where(col(Endpoint.listing).in_(listings))
+                    .values(url=self.engine.url(kind, host))
+                )
             raise_marker(session, ENDPOINTS)
 
     def _compare(self, before_kb: dict[int, int]) -> None:
@@ -262,6 +270,12 @@ class Fuzz:
         return [f"{event.id} billed {went_in} + {came_out} tokens of at most {bound}"]
 
 
+def _kind(number: int) -> str:
+    """Return how the engine of the listing with this number is reached: most plainly, many behind TLS."""
+    odd = {7: "strange", 15: "stranger", 31: "elsewhere"}
+    return odd.get(number % 32) or ("secure" if number % 8 in (1, 3, 6) else "plain")
+
+
 def _processes(market: Market) -> dict[int, str]:
     """Return the gateway's processes: pid and a name."""
     assert market.process is not None
@@ -307,7 +321,7 @@ def environment(data_dir: Path, url: str) -> dict[str, str]:
     more |= {f"TOKENMART_ORG_{name}": "0" for name in ("RPM", "TPM", "CONCURRENCY")}
     more["TOKENMART_HOLD_TTL_S"] = str(_HOLD_TTL_S)
     more["TOKENMART_UPSTREAM_SILENCE_S"] = str(_SILENCE_S)
-    return environment_of(data_dir, url, **more)
+    return environment_of(data_dir, url, **more, **trusting(data_dir / "authority"))
 
 
 def main() -> int:
@@ -352,12 +366,16 @@ def report(kind: str, tally: Tally) -> int:
         f"{kind}: {played:,} cases in {tally.seconds:.0f} s "
         f"({played / max(1e-9, tally.seconds):.0f} a second), {dict(tally.cases)}; "
         f"answers {dict(sorted(tally.statuses.items()))}, {tally.unanswered:,} closed without one; "
-        f"{tally.engine_asked:,} scripts of broken engines played, {tally.good:,} good calls between; "
+        f"{tally.engine_asked:,} scripts of broken engines played, "
+        f"{tally.engine_asked_secure:,} of them behind TLS and {tally.shakes:,} strange handshakes; "
+        f"{tally.good:,} good calls between; "
         f"memory grown (kB) {tally.grown_kb}, descriptors {tally.descriptors}; "
         f"{len(tally.failures)} failures"
     )
     for failure in tally.failures[:_SHOWN]:
         print(f"FAILED {failure[:2_000]}", file=sys.stderr)
+    if not tally.engine_asked_secure:
+        print("NOT PROVEN: engines behind TLS (there is no openssl command)", file=sys.stderr)
     if tally.failures:
         kept = ROOT / "build" / "proofs" / f"gateway_fuzz-{kind}.log"
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,8 @@ PATIENCE_S = 0.3
 """How long a client waits for an answer to what may not be whole, before it stops sending."""
 CLOSE_S = 10.0
 """How long after its client has stopped sending a connection may stay open."""
+_DRIPS_S = 0.5
+"""How long it may take to send the pieces of a case; one cut into bytes would else take most of a minute."""
 PARK_S = 45.0
 """How long a request that never ends may stay: thirty seconds, and looking around for it."""
 _MARK = re.compile(rb"case-(\d+)-")
@@ -117,11 +119,12 @@ class Connection(asyncio.Protocol):
     async def send(self, case: Case) -> None:
         """Put the case's bytes on the wire, in its pieces."""
         assert self._transport is not None
+        gap_s = min(case.gap_s, _DRIPS_S / len(case.pieces)) if len(case.pieces) > 1 else 0.0
         for piece in case.pieces:
             if self.closed:
                 return
             self._transport.write(piece)
-            await asyncio.sleep(case.gap_s if len(case.pieces) > 1 else 0)
+            await asyncio.sleep(gap_s)
 
     def stop_sending(self) -> None:
         """Close the half of the connection on which the client speaks."""
