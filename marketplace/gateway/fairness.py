@@ -9,6 +9,9 @@
              wait; a place that becomes free goes to the band that pays, in it to the tenant with the
              smallest counter, of him to the call that has waited longest
 
+A call that not every engine may answer needs one of those that may, besides a place (`Taker`). While there is
+none, who comes next in this order goes before it.
+
 The counter of a tenant is what he was served: input tokens once and output tokens twice, as the paper
 weighs them (VTC: Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024, algorithm 2). A
 tenant who comes back is lifted to the smallest counter of those who wait (or to the last one served), so
@@ -30,6 +33,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Protocol
 
 from catalog.ground.clock import SECOND_US, Clock, now_us
 from catalog.ground.errors import RateLimited
@@ -39,6 +43,16 @@ OUTPUT_WEIGHT = 2
 _ACCOUNTS = 10_000
 _SMOOTHING = 16
 """A mean follows what it sees by one part in so many."""
+
+
+class Taker(Protocol):
+    """What a call needs besides a place of the gate."""
+
+    def take(self) -> bool:
+        """Take it; False, and nothing is taken, when it is not to be had now. Raises nothing."""
+
+    def give_back(self) -> None:
+        """Return it, if it was taken."""
 
 
 class _Account:
@@ -71,7 +85,7 @@ class Place:
 class _Waiter:
     """A call in the queue. `future` brings its place, or None when its patience ends."""
 
-    __slots__ = ("account", "band", "future", "input_tokens", "queued", "since_us")
+    __slots__ = ("account", "band", "future", "input_tokens", "queued", "since_us", "taker")
 
     def __init__(
         self,
@@ -80,13 +94,19 @@ class _Waiter:
         input_tokens: int,
         since_us: int,
         future: asyncio.Future[Place | None],
+        taker: Taker | None,
     ) -> None:
         self.band = band
         self.account = account
         self.input_tokens = input_tokens
         self.since_us = since_us
         self.future = future
+        self.taker = taker
         self.queued = True
+
+    def can_go(self) -> bool:
+        """Take what it needs besides a place; one that has been cancelled needs nothing any more."""
+        return self.taker is None or self.future.done() or self.taker.take()
 
 
 class _Band:
@@ -124,22 +144,36 @@ class _Band:
         self._most_accounts = max(_ACCOUNTS, 2 * len(self.accounts))
 
     def floor(self) -> int:
-        """Return what the counter of a tenant who comes back is lifted to."""
-        if self.waiting:
-            return min(account.counter for account in self.waiting)
-        return self.last.counter
+        """Return what the counter of a tenant who comes back is lifted to.
+
+        Who is passed over until an engine of his is free stays behind the others, and lifts nobody.
+        """
+        counters = [a.counter for a in self.waiting if a.queue[0].taker is None]
+        return min(counters, default=self.last.counter)
 
     def push(self, waiter: _Waiter) -> None:
         self.waiting[waiter.account] = None
         waiter.account.queue.append(waiter)
         self.depth += 1
 
-    def pop(self) -> _Waiter:
-        """Take out the next call; the band must not be empty."""
-        account = min(self.waiting, key=lambda account: account.counter)
+    def pop(self) -> _Waiter | None:
+        """Take out the next call that can go; None when there is none."""
+        if not self.waiting:
+            return None
+        account = min(self.waiting, key=_served)
         waiter = account.queue[0]
+        if waiter.taker is not None:
+            return self._first_that_can()
         self.remove(waiter)
         return waiter
+
+    def _first_that_can(self) -> _Waiter | None:
+        for account in sorted(self.waiting, key=_served):
+            for waiter in account.queue:
+                if waiter.can_go():
+                    self.remove(waiter)
+                    return waiter
+        return None
 
     def remove(self, waiter: _Waiter) -> None:
         waiter.queued = False
@@ -193,22 +227,25 @@ class FairGate:
         """Calls that wait now."""
         return self._paid.depth + self._free.depth
 
-    async def enter(self, tenant: str, *, paid: bool, input_tokens: int) -> Place:
-        """Return a place for a call, after waiting when there is none.
+    async def enter(
+        self, tenant: str, *, paid: bool, input_tokens: int, taker: Taker | None = None
+    ) -> Place:
+        """Return a place for a call, and what its `taker` takes, after waiting when there is none.
 
         `RateLimited` (code `server_busy`) when the queue is full or the wait would be, or became, longer
         than `patience_s`. Cancelling the caller gives up its place in the queue, or the place itself.
         """
         band = self._paid if paid else self._free
         account = band.accounts.get(tenant) or band.account(tenant)
-        if self.running < self.slots:  # then nobody waits
+        # While a place is free, those who wait could not use it.
+        if self.running < self.slots and (taker is None or taker.take()):
             if account.counter < band.last.counter:
                 account.counter = band.last.counter
             return self._admit(band, account, input_tokens)
         if not account.queue:
             account.counter = max(account.counter, band.floor())
         self._expect_room(band, account, input_tokens)
-        return await self._wait(band, account, input_tokens)
+        return await self._wait(band, account, input_tokens, taker)
 
     def leave(
         self, place: Place, output_tokens: int = 0, *, input_tokens: int | None = None
@@ -227,6 +264,12 @@ class FairGate:
             lasted = self._clock() - place.began_us
             self._usual_us += (lasted - self._usual_us) / (_SMOOTHING if self._usual_us else 1)
         self._free_place(place)
+
+    def give_back(self, place: Place) -> None:
+        """Give a place back of which nothing was made, so that nothing is charged for it."""
+        if place.taken:
+            self._charge(place, 0, 0)
+            self._free_place(place)
 
     def counters(self, *, paid: bool) -> dict[str, int]:
         """Return the counters (weighted tokens) of the tenants of a band who wait now."""
@@ -268,9 +311,11 @@ class FairGate:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Give free places to those who wait, so that nobody waits while one is free."""
-        while self.running < self.slots and self.depth:
-            waiter = (self._paid if self._paid.depth else self._free).pop()
+        """Give free places to those who wait, so that nobody waits for one that he could use."""
+        while self.running < self.slots:
+            waiter = self._paid.pop() or self._free.pop()
+            if waiter is None:
+                return
             if waiter.future.done():
                 continue  # cancelled; its task has not yet run to say so
             waited_us = self._clock() - waiter.since_us
@@ -278,9 +323,11 @@ class FairGate:
             self.waited_us += waited_us
             waiter.future.set_result(self._admit(waiter.band, waiter.account, waiter.input_tokens))
 
-    async def _wait(self, band: _Band, account: _Account, input_tokens: int) -> Place:
+    async def _wait(
+        self, band: _Band, account: _Account, input_tokens: int, taker: Taker | None
+    ) -> Place:
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(band, account, input_tokens, self._clock(), loop.create_future())
+        waiter = _Waiter(band, account, input_tokens, self._clock(), loop.create_future(), taker)
         band.push(waiter)
         timer = loop.call_later(self.patience_s, self._lose_patience, waiter)
         try:
@@ -309,8 +356,9 @@ class FairGate:
         elif waiter.future.done() and not waiter.future.cancelled():
             place = waiter.future.result()
             if place is not None:
-                self._charge(place, 0, 0)
-                self._free_place(place)
+                if waiter.taker is not None:
+                    waiter.taker.give_back()
+                self.give_back(place)
 
     def _expect_room(self, band: _Band, account: _Account, input_tokens: int) -> None:
         wait_s = self._estimate_s(band, account, input_tokens)
@@ -338,3 +386,7 @@ class FairGate:
             remedy=f"Try again in about {retry_after_s:.1f} s, or with fewer calls at once.",
             retry_after_s=retry_after_s,
         )
+
+
+def _served(account: _Account) -> int:
+    return account.counter

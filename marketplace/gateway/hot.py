@@ -37,6 +37,7 @@ from marketplace.gateway import idempotency
 from marketplace.gateway.counters import Counters
 from marketplace.gateway.directory import Directory
 from marketplace.gateway.door import Connection, Request
+from marketplace.gateway.engine_place import EnginePlace
 from marketplace.gateway.exchange import Exchange, Tools
 from marketplace.gateway.limits import Limits, Ticket
 from marketplace.gateway.money import Books, Call
@@ -58,7 +59,7 @@ from marketplace.gateway.turns import Turns
 from marketplace.gateway.upstream import Upstream
 from marketplace.ledger.operations import Release, Renew
 from marketplace.ledger.writer import LedgerWriter
-from serving.routing import Choice, Router
+from serving.routing import Choice, EndpointsFull, Router
 from serving.translation import TOKEN_COUNTS
 
 log = logging.getLogger(__name__)
@@ -235,7 +236,21 @@ class Hot:
             if call.waited_us:
                 self.counters.queue_s.observe(call.waited_us / 1e6)
             try:
-                await self._held(call, talk, endpoints, name, connection, ticket, replay)
+                try:
+                    await self._held(call, talk, endpoints, name, connection, ticket, replay)
+                    return
+                except EndpointsFull:
+                    # Its wish leaves only engines that are full, whatever place the others have.
+                    gate.give_back(place)
+                engine = EnginePlace(self.router, endpoints, talk, key.org_id)
+                before_us = call.waited_us
+                place = await self.turns.wait(
+                    gate, call, name.endswith(FREE_SUFFIX), connection, engine
+                )
+                self.counters.queue_s.observe((call.waited_us - before_us) / 1e6)
+                await self._held(
+                    call, talk, endpoints, name, connection, ticket, replay, engine.choice
+                )
             finally:
                 gate.leave(place, call.output_tokens, input_tokens=call.input_tokens_used)
         finally:
@@ -250,15 +265,17 @@ class Hot:
         connection: Connection,
         ticket: Ticket,
         replay: Replay | None,
+        choice: Choice[EndpointRecord] | None = None,
     ) -> None:
         """Take a place on an engine, make the hold durable, and let the exchange begin."""
-        choice: Choice[EndpointRecord] = self.router.choose(
-            endpoints,
-            wish=talk.wish,
-            affinity=talk.affinity,
-            wanted=talk.wanted,
-            caller=call.key.org_id,
-        )
+        if choice is None:
+            choice = self.router.choose(
+                endpoints,
+                wish=talk.wish,
+                affinity=talk.affinity,
+                wanted=talk.wanted,
+                caller=call.key.org_id,
+            )
         try:
             call.hold_from_us = self.clock()
             if replay is not None:

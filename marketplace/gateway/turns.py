@@ -6,7 +6,7 @@ import asyncio
 
 from catalog.ground.clock import Clock
 from marketplace.gateway.door import Connection
-from marketplace.gateway.fairness import FairGate, Place
+from marketplace.gateway.fairness import FairGate, Place, Taker
 from marketplace.gateway.money import Call
 from marketplace.gateway.options import Options
 from marketplace.gateway.records import ListingRecord
@@ -64,10 +64,17 @@ class Turns:
         else:
             self._gates[slug] = FairGate(share, told.queue, told.queue_patience_s, self._clock)
 
-    async def wait(self, gate: FairGate, call: Call, free: bool, connection: Connection) -> Place:
+    async def wait(
+        self,
+        gate: FairGate,
+        call: Call,
+        free: bool,
+        connection: Connection,
+        taker: Taker | None = None,
+    ) -> Place:
         """Return a place; `RateLimited` when the wait is too long, `ClientGone` when the client leaves."""
         guess = call.input_tokens // _BYTES_A_TOKEN
-        if gate.running < gate.slots:
+        if gate.running < gate.slots and taker is None:
             return await gate.enter(call.key.org_id, paid=not free, input_tokens=guess)
         task = asyncio.current_task()
         assert task is not None
@@ -78,14 +85,14 @@ class Turns:
         connection.on_gone = leave
         since_us = self._clock()
         try:
-            return await gate.enter(call.key.org_id, paid=not free, input_tokens=guess)
+            return await gate.enter(call.key.org_id, paid=not free, input_tokens=guess, taker=taker)
         except asyncio.CancelledError:
             if connection.gone:
                 task.uncancel()
                 raise ClientGone from None
             raise
         finally:
-            call.waited_us = self._clock() - since_us
+            call.waited_us += self._clock() - since_us
             connection.on_gone = None
 
     def waiting(self) -> dict[str, int]:

@@ -22,6 +22,7 @@ from serving.routing.choice import Choice
 from serving.routing.circuit import Breaker
 from serving.routing.fallback import listings_asked_for
 from serving.routing.health import Failure, Standing
+from serving.routing.refusal import EndpointsFull, admitted
 from serving.routing.router import Router
 from serving.routing.wish import Wish, parameters_of, parse_wish
 
@@ -30,10 +31,12 @@ __all__ = [
     "Breaker",
     "Candidate",
     "Choice",
+    "EndpointsFull",
     "Failure",
     "Router",
     "Standing",
     "Wish",
+    "admitted",
     "affinity_key",
     "listings_asked_for",
     "parameters_of",

@@ -7,11 +7,22 @@ from typing import Any
 
 from catalog.ground.errors import BadRequest, TokenMartError, Unavailable
 from serving.routing.candidate import Candidate
-from serving.routing.choice import Choice
+from serving.routing.choice import Choice, Endpoint
 from serving.routing.wish import NEEDED, Wish, objection
 
 _MOST_TOLD = 8
 _LONGEST_WAIT_S = 60.0
+
+
+class EndpointsFull(Unavailable):
+    """Nobody may answer right now, and somebody only because he has all the calls that he takes."""
+
+
+def admitted(
+    candidates: Sequence[Endpoint], wish: Wish | None, wanted: frozenset[str]
+) -> list[Endpoint]:
+    """Return the candidates that may answer a request, whatever their health."""
+    return [c for c in candidates if not objection(wish, c, wanted)]
 
 
 def objection_to(
@@ -56,7 +67,8 @@ def refusal(
             details={"endpoints": told},
         )
     waits = [wait_s for _, _, wait_s in unfit if wait_s > 0]
-    return Unavailable(
+    full = any(reason == "full" for _, reason, _ in unfit)
+    return (EndpointsFull if full else Unavailable)(
         "No engine can take the request right now; nothing was charged"
         + (f" ({words})." if words else "."),
         code="no_healthy_endpoint",

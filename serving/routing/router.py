@@ -214,6 +214,15 @@ class Router:
                     found = pair
         return found
 
+    def full(self, candidates: Sequence[Candidate]) -> bool:
+        """Return whether each of them has all the calls that it takes."""
+        for candidate in candidates:
+            if candidate.weight > 0:
+                most, health = candidate.max_concurrency, self._known.get(candidate.id)
+                if most is None or health is None or health.in_flight < most:
+                    return False
+        return True
+
     def answered(self, choice: Choice[Any]) -> None:
         """Note the first byte of a stream: the endpoint is well, and that is how long it took."""
         if choice.running:

@@ -55,12 +55,16 @@ class Full:
 
         return asyncio.run(told())
 
-    async def ask(self, tenant: str, suffix: str = "") -> str:
-        """Call once for a tenant; return 'served' or the error's code and rule."""
+    async def ask(self, tenant: str, suffix: str = "", **wish: Any) -> str:
+        """Call once for a tenant; return 'served' or the error's code and rule. `wish` is the `provider`."""
         client = self.client.with_options(api_key=self.key(tenant))
         messages: Any = [{"role": "user", "content": tenant}]
         try:
-            await client.chat.completions.create(model=self.slug + suffix, messages=messages)
+            await client.chat.completions.create(
+                model=self.slug + suffix,
+                messages=messages,
+                extra_body={"provider": wish} if wish else None,
+            )
         except openai.RateLimitError as error:
             told = error.response.json()["error"]
             return f"{told['code']} {told['rule']}"
@@ -231,3 +235,94 @@ def test_an_engine_that_takes_no_calls_has_no_say_in_the_queue(
     assert full.run(story) == ["served"] * 10
     assert engines[1].asked == []
     assert json.loads(events_of(full.market, full.tenants["t"][0])[0].route)["why"] == "only"
+
+
+@pytest.fixture
+def two(full: Full, engines: list[Upstream]) -> Iterator[Full]:
+    """The same listing with two providers, of one place each."""
+    change_endpoints(full.market, full.slug, max_concurrency=1, provider="acme")
+    engines[1].answer = _waits
+    add_endpoint(full.market, full.slug, engines[1], max_concurrency=1, provider="beta")
+    yield full
+    engines[1].go()
+
+
+def test_who_wishes_for_a_provider_that_is_full_waits_for_it(
+    two: Full, engines: list[Upstream]
+) -> None:
+    """The other provider's place is not his, and whoever wants that one does not wait behind him."""
+    for tenant in ("first", "picky", "other", "leaves"):
+        two.key(tenant)
+    acme, beta = engines[0], engines[1]
+
+    async def story() -> list[str]:
+        first = asyncio.ensure_future(two.ask("first", only=["acme"]))
+        while not acme.asked:
+            await asyncio.sleep(0.01)
+        picky = [asyncio.ensure_future(two.ask("picky", only=["acme"])) for _ in range(3)]
+        strict = asyncio.ensure_future(two.ask("picky", order=["acme"], allow_fallbacks=False))
+        leaves = asyncio.ensure_future(two.ask("leaves", only=["acme"]))
+        await two.until_waiting(5)
+        other = asyncio.ensure_future(two.ask("other"))
+        while not beta.asked:
+            await asyncio.sleep(0.01)
+        plain = asyncio.ensure_future(two.ask("other"))
+        await two.until_waiting(6)
+        beta.go()
+        assert await asyncio.gather(other, plain) == ["served"] * 2
+        await two.until_waiting(5)
+        leaves.cancel()
+        await two.until_waiting(4)
+        acme.go()
+        return await asyncio.gather(first, *picky, strict)
+
+    assert two.run(story) == ["served"] * 5
+    assert two.order() == ["first"] + ["picky"] * 4
+    assert [asked.document["messages"][0]["content"] for asked in beta.asked] == ["other"] * 2
+    assert acme.most_running == beta.most_running == 1
+    wait_until(two.nothing_is_held)
+    assert len(events_of(two.market, two.tenants["picky"][0])) == 4
+
+
+def test_a_queue_for_one_provider_is_bounded_like_any(two: Full, engines: list[Upstream]) -> None:
+    two.key("t")
+
+    async def story() -> list[str]:
+        first = asyncio.ensure_future(two.ask("t", only=["acme"]))
+        while not engines[0].asked:
+            await asyncio.sleep(0.01)
+        waiting = [asyncio.ensure_future(two.ask("t", only=["acme"])) for _ in range(QUEUE)]
+        await two.until_waiting(QUEUE)
+        assert await two.ask("t", ignore=["beta"]) == "server_busy limits.listing.queue"
+        engines[0].go()
+        return await asyncio.gather(first, *waiting)
+
+    assert two.run(story) == ["served"] * (QUEUE + 1)
+    assert engines[1].asked == []
+    assert engines[0].most_running == 1
+
+
+def test_who_finds_one_engine_resting_waits_for_the_other(
+    two: Full, engines: list[Upstream]
+) -> None:
+    for tenant in ("holds", "a", "b"):
+        two.key(tenant)
+    acme, beta = engines[0], engines[1]
+
+    async def story() -> list[str]:
+        holds = asyncio.ensure_future(two.ask("holds", only=["acme"]))
+        while not acme.asked:
+            await asyncio.sleep(0.01)
+        beta.script(Reply({"error": {"message": "no"}}, status=429, headers={"retry-after": "30"}))
+        client = two.client.with_options(api_key=two.key("a"))
+        with pytest.raises(openai.RateLimitError):
+            await client.chat.completions.create(
+                model=two.slug, messages=[], extra_body={"provider": {"only": ["beta"]}}
+            )
+        waits = asyncio.ensure_future(two.ask("b"))
+        await two.until_waiting(1)
+        acme.go()
+        return await asyncio.gather(holds, waits)
+
+    assert two.run(story) == ["served"] * 2
+    assert two.order() == ["holds", "b"]

@@ -1,4 +1,7 @@
-"""The fair gate under a random walk: callers come, wait, give up, are cancelled, end, places come and go."""
+"""The fair gate under a random walk: callers come, wait, give up, are cancelled, end, places come and go.
+
+Some callers are picky: only one of a few engines will do for them.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,31 @@ MOST_SLOTS = 4
 QUEUE = 5
 PATIENCE_S = 20
 TENANTS = ("a", "b", "c", "d")
+PICKY = ("p", "q")
+PICKED = 2
+"""Calls of picky callers that can run at once."""
 BOUND = 2 * max(
     INPUT_WEIGHT * LONGEST_INPUT, OUTPUT_WEIGHT * MOST_SLOTS * (LONGEST_INPUT + LONGEST_OUTPUT)
 )
 """Theorem 4.4 of the paper, M being the most tokens that can be in the places at once."""
+
+
+class Pick:
+    """What a picky caller needs besides a place."""
+
+    def __init__(self, machine: GateMachine) -> None:
+        self.machine = machine
+        self.taken = False
+
+    def take(self) -> bool:
+        assert not self.taken
+        self.taken = self.machine.picks > 0
+        self.machine.picks -= self.taken
+        return self.taken
+
+    def give_back(self) -> None:
+        self.machine.picks += self.taken
+        self.taken = False
 
 
 class GateMachine(RuleBasedStateMachine):
@@ -29,8 +53,9 @@ class GateMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = VirtualLoop()
         self.gate = FairGate(2, QUEUE, PATIENCE_S, self.loop.now_us)
-        self.calls: list[tuple[asyncio.Task[Place], int]] = []
-        self.places: list[Place] = []
+        self.calls: list[tuple[asyncio.Task[Place], int, Pick | None]] = []
+        self.places: list[tuple[Place, Pick | None]] = []
+        self.picks = PICKED
         self.began = 0
         self.served = self.turned_away = self.left = 0
 
@@ -45,29 +70,33 @@ class GateMachine(RuleBasedStateMachine):
                 await asyncio.sleep(0)
 
         self.loop.run_until_complete(rest())
-        for task, since_us in list(self.calls):
+        for task, since_us, pick in list(self.calls):
             if not task.done():
                 assert self.loop.now_us() - since_us <= PATIENCE_S * 1_000_000
                 continue
-            self.calls.remove((task, since_us))
+            self.calls.remove((task, since_us, pick))
             if task.cancelled():
                 self.left += 1
             elif isinstance(task.exception(), RateLimited):
                 self.turned_away += 1
             else:
                 self.served += 1
-                self.places.append(task.result())
+                self.places.append((task.result(), pick))
 
     def begin(self, tenant: str, paid: bool, tokens: int) -> None:
         self.began += 1
-        call = self.gate.enter(tenant, paid=paid, input_tokens=tokens)
-        self.calls.append((self.loop.create_task(call), self.loop.now_us()))
+        pick = Pick(self) if tenant in PICKY else None
+        call = self.gate.enter(tenant, paid=paid, input_tokens=tokens, taker=pick)
+        self.calls.append((self.loop.create_task(call), self.loop.now_us(), pick))
 
     def end(self, index: int, tokens: int) -> None:
-        self.gate.leave(self.places.pop(index % len(self.places)), tokens)
+        place, pick = self.places.pop(index % len(self.places))
+        if pick is not None:
+            pick.give_back()
+        self.gate.leave(place, tokens)
 
     @rule(
-        tenants=st.lists(st.sampled_from(TENANTS), min_size=1, max_size=8),
+        tenants=st.lists(st.sampled_from(TENANTS + PICKY), min_size=1, max_size=8),
         paid=st.booleans(),
         tokens=st.integers(1, LONGEST_INPUT),
     )
@@ -121,19 +150,25 @@ class GateMachine(RuleBasedStateMachine):
         assert self.gate.running == len(self.places) <= MOST_SLOTS
         assert self.gate.depth == len(self.calls)
         assert self.began == self.served + self.turned_away + self.left + len(self.calls)
+        taken = [pick for _, pick in self.places if pick is not None]
+        assert all(pick.taken for pick in taken)
+        assert self.picks == PICKED - len(taken) >= 0
 
     @invariant()
-    def nobody_waits_while_a_place_is_free(self) -> None:
-        assert not self.calls or self.gate.running >= self.gate.slots
+    def nobody_waits_while_a_place_that_he_could_use_is_free(self) -> None:
+        if self.gate.running < self.gate.slots:
+            assert all(pick is not None for _, _, pick in self.calls)
+            assert not self.calls or self.picks == 0
 
     @invariant()
     def queues_are_bounded(self) -> None:
-        assert self.gate.depth <= 2 * QUEUE * len(TENANTS)
+        assert self.gate.depth <= 2 * QUEUE * len(TENANTS + PICKY)
 
     @invariant()
     def those_who_wait_stay_close(self) -> None:
         for paid in (True, False):
-            counters = self.gate.counters(paid=paid).values()
+            waiting = self.gate.counters(paid=paid)
+            counters = [count for tenant, count in waiting.items() if tenant in TENANTS]
             if counters:
                 assert max(counters) - min(counters) <= BOUND
 
