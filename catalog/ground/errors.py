@@ -19,6 +19,7 @@
     │   └── LedgerCorrupt     500  a balance or the chain is off: stop, and look
     ├── UpstreamFailed        502  the engine answered nonsense or broke off
     ├── Unavailable           503  no healthy engine, or we are draining
+    │   └── EndpointsFull     503  healthy ones have all the calls that they take
     └── UpstreamTimeout       504  the engine took too long
 
 Raise the one that knows its meaning; never build a response by hand. `catalog.ground.rendering` turns an
@@ -171,6 +172,10 @@ class Unavailable(TokenMartError):
     status = 503
     type = "service_unavailable"
     default_code = "service_unavailable"
+
+
+class EndpointsFull(Unavailable):
+    default_code = "no_healthy_endpoint"
 
 
 class UpstreamTimeout(TokenMartError):

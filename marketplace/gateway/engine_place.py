@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from catalog.ground.errors import TokenMartError
+from catalog.ground.errors import EndpointsFull, TokenMartError
 from marketplace.gateway.records import EndpointRecord
 from marketplace.gateway.shapes import Talk
-from serving.routing import Choice, EndpointsFull, Router, admitted
+from serving.routing import Choice, Router, admitted
 
 
 class EnginePlace:

@@ -23,6 +23,7 @@ from catalog.ground.errors import (
     BadRequest,
     Conflict,
     ContextTooLong,
+    EndpointsFull,
     Forbidden,
     PaymentRequired,
     TokenMartError,
@@ -59,7 +60,7 @@ from marketplace.gateway.turns import Turns
 from marketplace.gateway.upstream import Upstream
 from marketplace.ledger.operations import Release, Renew
 from marketplace.ledger.writer import LedgerWriter
-from serving.routing import Choice, EndpointsFull, Router
+from serving.routing import Choice, Router
 from serving.translation import TOKEN_COUNTS
 
 log = logging.getLogger(__name__)

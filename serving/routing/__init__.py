@@ -22,7 +22,7 @@ from serving.routing.choice import Choice
 from serving.routing.circuit import Breaker
 from serving.routing.fallback import listings_asked_for
 from serving.routing.health import Failure, Standing
-from serving.routing.refusal import EndpointsFull, admitted
+from serving.routing.refusal import admitted
 from serving.routing.router import Router
 from serving.routing.wish import Wish, parameters_of, parse_wish
 
@@ -31,7 +31,6 @@ __all__ = [
     "Breaker",
     "Candidate",
     "Choice",
-    "EndpointsFull",
     "Failure",
     "Router",
     "Standing",

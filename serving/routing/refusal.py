@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from catalog.ground.errors import BadRequest, TokenMartError, Unavailable
+from catalog.ground.errors import BadRequest, EndpointsFull, TokenMartError, Unavailable
 from serving.routing.candidate import Candidate
 from serving.routing.choice import Choice, Endpoint
 from serving.routing.wish import NEEDED, Wish, objection
 
 _MOST_TOLD = 8
 _LONGEST_WAIT_S = 60.0
-
-
-class EndpointsFull(Unavailable):
-    """Nobody may answer right now, and somebody only because he has all the calls that he takes."""
 
 
 def admitted(
