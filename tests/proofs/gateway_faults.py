@@ -264,7 +264,7 @@ class Gauntlet:
         for _ in range(2):
             self._order(chance.choice(LIGHT))
         self._sleep_between()
-        began = time.monotonic()
+        began, self._said = time.monotonic(), ""
         patience_s = START_S if kind in STARTS else OPEN_S
         getattr(self, f"_{kind}")()
         over = time.monotonic()
@@ -274,7 +274,10 @@ class Gauntlet:
         out.spent_s["faults around the calls"] += over - began
         out.spent_s["until the door was open"] += ended - over
         out.done[kind] += 1
-        self._say(f"    {kind}: {over - began:.1f} s, the door was open {ended - over:.2f} s later")
+        why = f"; before it said {self._said}" if self._said else ""
+        self._say(
+            f"    {kind}: {over - began:.1f} s, the door was open {ended - over:.2f} s later{why}"
+        )
 
     def _sleep_between(self) -> None:
         seconds = self._chance.uniform(*_BETWEEN_S)
@@ -338,7 +341,8 @@ class Gauntlet:
         finally:
             seen["ended"] = time.monotonic()
             line.close()
-        self._said = code(seen) or seen["how"]
+        if seen["how"] != "complete":
+            self._said = code(seen) or seen["how"]
         self._probes.write(json.dumps(seen) + "\n")
         return bool(seen["how"] == "complete")
 
@@ -369,7 +373,7 @@ class Gauntlet:
         self._stand_still(self._a_worker(), HOLD_TTL_S + self._chance.uniform(1.5, 3))
 
     def _stop_office(self) -> None:
-        self._stand_still(self.gateway.office, self._chance.uniform(1, 4))
+        self._stand_still(self.gateway.office, self._chance.uniform(0.5, 3))
 
     def _stand_still(self, pid: int, seconds: float) -> None:
         self.gateway.signal(pid, signal.SIGSTOP)
@@ -404,9 +408,9 @@ class Gauntlet:
         self._database.lock(self._chance.uniform(0.5, 6))
 
     def _disk_full(self) -> None:
-        for _ in range(self._chance.randint(5, 15)):
+        for _ in range(self._chance.randint(5, 20)):
             self._database.disk.fill()
-            time.sleep(0.2)
+            time.sleep(0.1)
         self._database.disk.free()
         self._database.mend()
 
@@ -420,7 +424,7 @@ class Gauntlet:
         self.gateway.clock.set(sign * self._chance.choice(_JUMPS_S))
         try:
             self._opens("clock_jumped", OPEN_S)
-            time.sleep(self._chance.uniform(0, 2))
+            time.sleep(self._chance.uniform(0, 1))
         finally:
             self.gateway.clock.set(0)
 

@@ -81,7 +81,7 @@ class SqliteFile:
         self.url = f"sqlite:///{self._path}"
 
     def restart(self, how: str) -> None:
-        self.lock(1.0 if how == "fast" else 4.0)
+        self.lock(0.5 if how == "fast" else 2.0)
 
     def lock(self, seconds: float) -> None:
         """Hold the write lock, as a backup tool or an administrator's shell does."""
