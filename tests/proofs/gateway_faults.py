@@ -237,6 +237,7 @@ class Gauntlet:
         out.seconds = time.monotonic() - began
         out.restarts = self.gateway.restarts
         out.tracebacks = Counter(self.gateway.tracebacks())
+        out.problems += [f"the gateway failed by itself: {x}" for x in self.gateway.own_failures()]
         return out
 
     def _let_go(self) -> None:

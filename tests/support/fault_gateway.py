@@ -229,12 +229,17 @@ class Gateway:
         found: list[str] = []
         inside = False
         for line in self.log.read_text(errors="replace").splitlines():
-            if line.startswith("Traceback"):
+            if line.startswith(("Traceback", '  File "')):
                 inside = True
             elif inside and line and not line.startswith((" ", "+", "|")):
                 found.append(line[:160])
                 inside = False
         return found
+
+    def own_failures(self) -> list[str]:
+        """Return the lines which say that a call failed by a fault of the gateway itself."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line[:160] for line in lines if "hot ERROR call " in line]
 
 
 def _command(pid: int) -> bytes:
