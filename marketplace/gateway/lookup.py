@@ -19,7 +19,7 @@ from marketplace.gateway import answers
 from marketplace.gateway.cap_accounts import open_caps
 from marketplace.gateway.caps import KeyCaps
 from marketplace.gateway.directory import BEHIND
-from marketplace.gateway.idempotency import Answer
+from marketplace.gateway.idempotency import Answer, answer_gone
 from marketplace.gateway.records import (
     FREE_SUFFIX,
     EndpointRecord,
@@ -138,16 +138,20 @@ class Lookup:
             found = answers.recall(
                 session, asked.generation_id, asked.org_id, asked.request_sha256, asked.at_us
             )
-            if found is None or session.get(UsageEvent, asked.generation_id) is None:
-                return None
-            return found
+            settled = session.get(UsageEvent, asked.generation_id) is not None
+        if settled and found is None:
+            # Charged, and its answer could not be kept: it must not be made and answered anew.
+            raise answer_gone(asked.generation_id)
+        return found if settled else None
 
     def remember(self, kept: Kept) -> None:
         """Keep an answer. One of an earlier try that was never settled gives way."""
         asked = kept.asked
         answer = Answer(asked.request_sha256, 200, kept.content_type, kept.body, asked.at_us)
         with self._database.session() as session:
-            if not answers.remember(session, asked.generation_id, asked.org_id, answer):
+            if answers.remember(session, asked.generation_id, asked.org_id, answer):
+                return
+            if session.get(UsageEvent, asked.generation_id) is None:
                 answers.forget(session, asked.generation_id)
                 answers.remember(session, asked.generation_id, asked.org_id, answer)
 

@@ -33,7 +33,10 @@ _VERSION = "PRAGMA data_version"
 _LANE = "SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=?"
 _TAKE = "DELETE FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?)) RETURNING tx, legs"
 _END = "DELETE FROM ledger_hold WHERE tx IN ({})"
-_HOLDS = "SELECT tx, legs, plan FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?))"
+_HOLDS = (
+    "SELECT tx, legs, plan, held_at_us FROM ledger_hold "
+    "WHERE tx IN (SELECT value FROM json_each(?))"
+)
 _POSTED = (
     "SELECT tx FROM ledger_transfer WHERE tx IN (SELECT value FROM json_each(?1)) UNION ALL "
     "SELECT tx FROM ledger_archived_tx WHERE tx IN (SELECT value FROM json_each(?1))"
@@ -209,7 +212,7 @@ class SqliteDialect:
         except KeyError:
             return None
 
-    def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str]]:
+    def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str, int]]:
         return list(self._execute(_HOLDS, (_list(txs),)).fetchall())
 
     def settled(self, event_ids: Sequence[str]) -> set[str]:

@@ -139,10 +139,12 @@ class BatchRun:
         return lane
 
     def _holds_already_there(self, operations: Sequence[Operation]) -> dict[str, Held]:
-        txs = [op.tx for op in operations if isinstance(op, Hold)]
+        # By its instant too: a repeated call's hold has the name of the try before it, and is not its own.
+        at_us = {op.tx: op.at_us for op in operations if isinstance(op, Hold)}
         return {
             tx: Held(tuple(Leg(*leg) for leg in decode_legs(legs)), plan)
-            for tx, legs, plan in self._dialect.open_holds(txs)
+            for tx, legs, plan, held_at_us in self._dialect.open_holds(list(at_us))
+            if held_at_us == at_us[tx]
         }
 
     def _hold(self, op: Hold) -> Held:

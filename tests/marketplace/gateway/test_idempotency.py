@@ -7,10 +7,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.ledger_world import World
 
 from catalog.ground.clock import DAY_US
 from catalog.ground.database import Database
-from catalog.ground.errors import BadRequest, Unprocessable
+from catalog.ground.errors import BadRequest, Conflict, Unprocessable
 from catalog.ground.rendering import render_openai
 from marketplace.gateway.answers import recall, remember, sweep
 from marketplace.gateway.idempotency import (
@@ -21,6 +22,8 @@ from marketplace.gateway.idempotency import (
     generation_id,
     still_running,
 )
+from marketplace.gateway.lookup import Lookup
+from marketplace.gateway.replays import Asked, Kept
 
 AT_US = 1_800_000_000_000_000
 ASKED = fingerprint("/v1/chat/completions", b'{"model":"m"}')
@@ -100,3 +103,32 @@ def test_answers_end_and_are_swept_in_small_steps(database: Database) -> None:
         assert [sweep(session, due_us - 1), sweep(session, due_us, most=3)] == [0, 3]
         assert [sweep(session, due_us, most=3), sweep(session, due_us)] == [2, 0]
         assert recall(session, "gen_kept", "org_A", ASKED, due_us) == ANSWER
+
+
+def _settled(database: Database, event_id: str) -> None:
+    world = World(database)
+    wallet = world.account("wallet:a", 100)
+    world.do(world.hold(event_id, (wallet, 20)))
+    world.do(world.settle(event_id, [15], wallet=15, voucher=0))
+    world.close()
+
+
+def test_what_a_try_left_that_was_never_charged_replaces_no_charged_answer(
+    database: Database,
+) -> None:
+    lookup, asked = Lookup(database), Asked("gen_1", "org", ASKED, AT_US)
+    lookup.remember(Kept(asked, "application/json", b"a try that came to nothing"))
+    assert lookup.recall(asked) is None
+    lookup.remember(Kept(asked, "application/json", b"the next one"))
+    _settled(database, "gen_1")
+    lookup.remember(Kept(asked, "application/json", b"the first one, which had stood still"))
+    found = lookup.recall(asked)
+    assert found is not None
+    assert found.body == b"the next one"
+
+
+def test_a_charged_call_whose_answer_was_not_kept_is_not_made_again(database: Database) -> None:
+    _settled(database, "gen_1")
+    with pytest.raises(Conflict) as caught:
+        Lookup(database).recall(Asked("gen_1", "org", ASKED, AT_US))
+    assert caught.value.code == answer_gone("gen_1").code

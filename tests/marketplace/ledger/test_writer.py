@@ -359,6 +359,32 @@ def test_a_database_that_stays_away_is_given_up_on(
     world.close()
 
 
+def test_a_repeated_batch_takes_no_hold_of_another_try_for_its_own(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that is repeated under its key has the name of the try before; the writer was away meanwhile."""
+    world = World(database)
+    wallet = world.account("wallet:a", 100)
+    writer = LedgerWriter(database.raw_connection, "away")
+    first = world.hold("c0", (wallet, 20))
+    world.do(first)
+    reachable, tried = database.raw_connection, []
+
+    def connect() -> Any:
+        tried.append(True)
+        if len(tried) == 1:
+            raise OSError("no route to host")
+        return reachable()
+
+    monkeypatch.setattr(writer, "_connect", connect)
+    later = Hold(first.tx, first.org_id, first.accounts, first.decide, first.at_us + 1, T0 + TTL)
+    assert [type(outcome) for outcome in _together(writer, later)] == [Conflict]
+    assert len(tried) == 2
+    assert world.totals(wallet) == (20, 0, 100)
+    writer.close()
+    world.close()
+
+
 def test_two_writers_end_each_others_holds(database: Database) -> None:
     """A settlement races a sweeper's release in another lane: one of them wins, money moves once."""
     world = World(database)
