@@ -433,9 +433,12 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def close_when_idle(self) -> None:
-        """Close now, or after the answer that is being made."""
+        """Close now, or after the answer that is being made, or to a request that has begun to come."""
+        begun = self._reading is not None or self._in_head or self._unclear
+        if self._task is None and begun:
+            return  # whoever serves it says that we are closing, and its answer is the last
         self._close_after = True
-        if self._task is None and self._reading is None and not self._in_head:
+        if self._task is None:
             self._close()
 
     def check_patience(self, now_s: float) -> None:

@@ -70,14 +70,19 @@ def visit(client: Callable[[Visit], Awaitable[None]]) -> Visit:
             loop = runner.get_loop()
             assert isinstance(loop, MovedLoop)
             made = Visit(loop)
-            door = Door(made.serve, made.turn_away, None, 10**9, frozenset())
-            server = await loop.create_server(door.connection, "127.0.0.1", 0)
+            made.door = Door(made.serve, made.turn_away, None, 10**9, frozenset())
+            server = await loop.create_server(made.door.connection, "127.0.0.1", 0)
             address = server.sockets[0].getsockname()[:2]
             made.reader, made.writer = await asyncio.open_connection(*address)
-            await client(made)
-            made.writer.close()
-            door.close()
-            server.close()
+            try:
+                await client(made)
+            finally:
+                made.writer.close()
+                await made.writer.wait_closed()
+                made.door.close()
+                server.close()
+                while made.door.connections:
+                    await asyncio.sleep(0)
             return made
 
         return runner.run(story())
@@ -170,3 +175,19 @@ def test_empty_lines_keep_no_idle_connection_open() -> None:
         assert await visit.told() == (b"", b"")
 
     assert visit(client).turned_away == []
+
+
+@pytest.mark.parametrize("cut", [9, 40, -2, -1], ids=["path", "headers", "body", "last_byte"])
+def test_who_is_sending_a_request_when_the_door_closes_is_answered(cut: int) -> None:
+    request = HEAD % 2 + b"{}"
+
+    async def client(visit: Visit) -> None:
+        await visit.send(HEAD % 2 + b"{}")
+        assert await visit.reader.readuntil(b"\r\n\r\n{}")
+        await visit.send(request[:cut])
+        visit.door.close()
+        await visit.send(request[cut:])
+        head, body = await visit.told()
+        assert (b"connection: close" in head, body) == (True, b"{}")
+
+    visit(client)
