@@ -36,8 +36,9 @@ async def engine(script: Script, silence_s: float = 5.0) -> Any:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    pool = Pool("127.0.0.1", server.sockets[0].getsockname()[1], 2.0, silence_s)
+    # A full backlog drops a connection, which is tried again a second later: that is not what is tested.
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
+    pool = Pool("127.0.0.1", server.sockets[0].getsockname()[1], 10.0, silence_s)
     try:
         yield pool
     finally:
