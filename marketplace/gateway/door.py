@@ -328,6 +328,7 @@ class Connection(asyncio.Protocol):
     def done(self) -> None:
         """Go on to the next request: the last thing that whoever serves one does, whatever came of it."""
         self._task = None
+        self._heard_at = self._door.loop.time()  # a client may be idle from when it has its answer
         self.on_gone = self.on_slow = self.call = self.trace = None
         if self._close_after or self._door.closing:
             if self._waiting and not self._door.closing and self._waiting[0].refusal:

@@ -191,3 +191,16 @@ def test_who_is_sending_a_request_when_the_door_closes_is_answered(cut: int) -> 
         assert (b"connection: close" in head, body) == (True, b"{}")
 
     visit(client)
+
+
+def test_a_client_may_be_idle_from_when_it_has_its_answer() -> None:
+    async def client(visit: Visit) -> None:
+        visit.go.clear()
+        await visit.send(HEAD % 2 + b"{}", IDLE_S + 1)  # the answer takes its time
+        visit.go.set()
+        assert await visit.reader.readuntil(b"\r\n\r\n{}")
+        await visit.send(b"", IDLE_S - 1)
+        await visit.send(HEAD % 2 + b"{}")
+        assert await visit.reader.readuntil(b"\r\n\r\n{}")
+
+    assert visit(client).served == [b"{}"] * 2
