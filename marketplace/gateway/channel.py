@@ -85,6 +85,8 @@ class Channel(asyncio.Protocol):
 
     def _send(self, message: list[Any]) -> None:
         assert self._transport is not None
+        if self._transport.is_closing():
+            return  # whoever asked has gone; whoever asks is told so when the connection is lost
         data = msgspec.msgpack.encode(message)
         self._transport.write(len(data).to_bytes(_LENGTH, "big") + data)
 
