@@ -6,7 +6,6 @@ is how an operator names an authority of their own; a certificate must be for th
 
 from __future__ import annotations
 
-import asyncio
 import json
 import ssl
 from collections.abc import Awaitable
@@ -24,7 +23,7 @@ from catalog.ground.errors import (
 )
 from marketplace.gateway.flight import Answer, Flight
 from marketplace.gateway.records import EndpointRecord
-from marketplace.gateway.wire import Connection, Pool, WireError
+from marketplace.gateway.wire import Pool, WireError
 from marketplace.prices.usage import MOST_TOKENS
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class Upstream:
             # Reading the authorities takes megabytes, so it is done when the first engine needs them.
             self._trust = ssl.create_default_context()
             self._trust.set_alpn_protocols(["http/1.1"])
-        return _SecurePool(host, where.port or 443, self._connect_s, self._silence_s, self._trust)
+        return Pool(host, where.port or 443, self._connect_s, self._silence_s, self._trust)
 
     async def count_tokens(
         self, endpoint: EndpointRecord, request: dict[str, Any], generation_id: str
@@ -141,26 +140,6 @@ def _head(endpoint: EndpointRecord, path: str) -> bytes:
     if endpoint.api_key:
         lines.append(f"authorization: Bearer {endpoint.api_key}")
     return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
-
-
-class _SecurePool(Pool):
-    """The connections to one engine behind TLS."""
-
-    def __init__(
-        self, host: str, port: int, connect_s: float, silence_s: float, trust: ssl.SSLContext
-    ) -> None:
-        super().__init__(host, port, connect_s, silence_s)
-        self._trust = trust
-
-    async def _connect(self) -> Connection:
-        host, port = self._address
-        connecting = self.loop.create_connection(
-            lambda: Connection(self), host, port, ssl=self._trust
-        )
-        _, connection = await asyncio.wait_for(connecting, self._connect_s)
-        if connection.closed:  # it shook hands and left
-            raise ConnectionResetError("the engine closed the connection at once")
-        return connection
 
 
 def broken() -> UpstreamFailed:

@@ -1,18 +1,18 @@
-"""A small HTTP/1.1 client for engines on plain connections: what the hot path needs, and nothing else.
+"""A small HTTP/1.1 client for engines, plain or behind TLS: what the hot path needs, and nothing else.
 
 General clients cost several times what the rest of a call costs (measured: `make bench-gateway`), because
 they serve every use. This one sends prepared bytes on a kept-alive connection, parses with httptools
 (llhttp, the parser of Node.js), pushes the body on in the pieces in which it arrives, and closes the
 connection at once when nobody wants the rest: that is how an engine learns that its client has gone.
 
-Not here, on purpose: TLS, redirects, cookies, proxies, compression. `upstream` uses a general client for
-engines that need them.
+Not here, on purpose: redirects, cookies, proxies, compression.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from typing import cast
 
@@ -233,13 +233,21 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """The connections to one engine."""
+    """The connections to one engine; encrypted with `tls`, when its certificate has to be for `host`."""
 
-    def __init__(self, host: str, port: int, connect_s: float, silence_s: float) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        connect_s: float,
+        silence_s: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.silence_s = silence_s
         self._address = (host, port)
         self._connect_s = connect_s
+        self._tls = tls
         self._idle: list[Connection] = []
 
     async def request(self, request: bytes, flight: Flight | None = None) -> Answer:
@@ -283,7 +291,9 @@ class Pool:
 
     async def _connect(self) -> Connection:
         host, port = self._address
-        connecting = self.loop.create_connection(lambda: Connection(self), host, port)
+        connecting = self.loop.create_connection(
+            lambda: Connection(self), host, port, ssl=self._tls
+        )
         _, connection = await asyncio.wait_for(connecting, self._connect_s)
         if connection.closed:  # accepted by the system, and by no engine
             raise ConnectionResetError("the engine closed the connection at once")
