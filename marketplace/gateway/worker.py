@@ -42,8 +42,9 @@ from marketplace.ledger.writer import LedgerWriter
 log = logging.getLogger(__name__)
 
 _REPORT_S = 1.0
-_COLLECT_AT = (50_000, 50, 100)
-"""Calls make little garbage in cycles, so looking for it may be rare."""
+_COLLECT_AT = (5_000, 20, 20)
+"""Served calls make little garbage in cycles, so looking for it may be rare. Refused ones make more (an error
+and the frames that it came through), each with its request's body."""
 
 
 class Office:
