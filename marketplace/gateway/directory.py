@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from copy import copy
 from typing import Any, Generic, Protocol, TypeVar
 
 from catalog.ground.clock import Clock, now_us
@@ -68,7 +69,7 @@ class _Cache(Generic[Value]):
             return found
         nothing = self._nothing.get(name)
         if nothing is not None:
-            raise nothing.with_traceback(None)
+            raise copy(nothing)
         waiting = self._loading.get(name)
         if waiting is None:
             waiting = asyncio.ensure_future(self._fill(name))
@@ -81,7 +82,9 @@ class _Cache(Generic[Value]):
             value = await self._load(name)
         except (NotFound, Unauthenticated) as nothing:
             if generation == self._generation:
-                _keep(self._nothing, name, nothing)
+                # Not the error itself: it would keep the frames that it comes through, and in them the
+                # whole request of whoever has asked.
+                _keep(self._nothing, name, copy(nothing))
             raise
         finally:
             if generation == self._generation:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -40,6 +41,10 @@ WATCH_S = 0.25
 _START_S = 30.0
 _AGAIN_S = 0.5
 _LAST_WORDS_S = 1.0
+
+# glibc (mallopt(3)): blocks of this size are given back when they are freed. Left alone it learns to keep
+# them, and long bodies that came and went leave a worker twice as large.
+_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 _LOADERS: dict[str, Callable[[Lookup, str], Any]] = {
     "key": Lookup.key,
@@ -186,7 +191,10 @@ class GatewayOffice:
         names = ("--listener", "--channel", "--passage")
         arguments = [f"{name}={number}" for name, number in zip(names, kept, strict=True)]
         worker.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "marketplace.gateway.worker", *arguments, pass_fds=kept
+            sys.executable,
+            *("-m", "marketplace.gateway.worker", *arguments),
+            pass_fds=kept,
+            env=os.environ | _ALLOCATION,
         )
         theirs.close()
         their_gate.close()
