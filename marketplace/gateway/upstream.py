@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _LARGEST_ERROR = 64 * 1024
 _LONGEST_WORDS = 4_000
 _LONGEST_CODE = 100
+_MOST_HEADS = 1_000
 
 
 class Upstream:
@@ -88,6 +89,8 @@ class Upstream:
     ) -> Awaitable[Answer]:
         head = self._heads.get((endpoint, path))
         if head is None:
+            if len(self._heads) >= _MOST_HEADS:
+                self._heads.clear()  # engines come and go for as long as a worker lives
             head = self._heads[(endpoint, path)] = _head(endpoint, path)
         pool = self._pools.get(endpoint.url)
         if pool is None:
