@@ -68,9 +68,9 @@ class _Proxy:
     folder: Path
     process: subprocess.Popen[bytes]
 
-    def answering(self, **changes: object) -> Target:
-        """Wait until a call is answered; return the target with these changes."""
-        return answering(replace(self.target, **changes), self.folder, self.process)  # type: ignore[arg-type]
+    def answering(self, target: Target) -> Target:
+        """Wait until a call is answered as this target makes it; return it."""
+        return answering(target, self.folder, self.process)
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def _in_memory(place: Place, name: str, why: str) -> Iterator[Target]:
     does = f"master key, budget and spend in memory; NO DATABASE{why}"
     budget = "".join(f", {word}: {value}" for word, value in _BUDGET.items())
     with _proxy(place, name, does, {}, budget) as proxy:
-        yield proxy.answering()
+        yield proxy.answering(proxy.target)
 
 
 @contextmanager
@@ -118,11 +118,17 @@ def _with_database(place: Place, engine: Path, url: str, database_pid: int) -> I
     }
     booked = Booked()
     with _proxy(place, LITELLM, does, environment) as proxy:
-        key = _virtual_key(proxy.answering())
+        key = _virtual_key(proxy.answering(proxy.target))
         engine_pid = _engine_pid(proxy.process.pid, engine)
         with counted_apart(engine_pid):
-            own = {"engine_pid": engine_pid, "database_pid": database_pid, "booked": booked}
-            yield proxy.answering(key=key, **own)
+            target = replace(
+                proxy.target,
+                key=key,
+                engine_pid=engine_pid,
+                database_pid=database_pid,
+                booked=booked,
+            )
+            yield proxy.answering(target)
             if engine_pid not in tree(engine_pid):
                 raise Refused(f"{LITELLM}: its query engine ended, and its time became LiteLLM's")
     # Told to end, LiteLLM wrote what it still had to write.

@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._size = 0
         self._reading: Request | None = None
-        self._in_head = False
+        self._in_head = self._long_head = False
         self._waiting: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
         self._close_after = False
@@ -211,11 +211,14 @@ class Connection(asyncio.Protocol):
                 if not mine:
                     self._hand_over(data)
                     return
-            self._in_head = True
+            self._in_head, self._size = True, 0
         if self._parser is None:
             self._parser = httptools.HttpRequestParser(self)
         if self._in_head:
             self._size += len(data)
+            if self._size > _LARGEST_HEAD:  # or it is a short head with much of its body behind it
+                end = data.find(b"\r\n\r\n")
+                self._long_head = end < 0 or self._size - len(data) + end > _LARGEST_HEAD
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -230,10 +233,9 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._target, self._headers, self._parts = b"", {}, []
         if not self._in_head:
-            self._begun_at = (
-                self._heard_at
-            )  # behind another request, in what came with that one's end
-        self._size, self._in_head = 0, True
+            # Behind another request, in what came with that one's end.
+            self._begun_at, self._size = self._heard_at, 0
+        self._in_head = True
 
     def on_url(self, target: bytes) -> None:
         self._target += target
@@ -254,6 +256,9 @@ class Connection(asyncio.Protocol):
             self._close_after = self._discard = True
             if self._task is None:
                 self._close()
+            return
+        if self._long_head:
+            self._turn_away(request, _head_too_long())
             return
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._door.body_limit:
@@ -288,11 +293,16 @@ class Connection(asyncio.Protocol):
 
     def _too_long(self, request: Request) -> None:
         limit = self._door.body_limit
-        request.refusal = PayloadTooLarge(
+        error = PayloadTooLarge(
             f"The body is larger than {limit:,} bytes.",
             rule="limits.body",
             remedy="Shorten the prompt, or send files as links.",
         )
+        self._turn_away(request, error)
+
+    def _turn_away(self, request: Request, error: TokenMartError) -> None:
+        """Let this request be answered with an error in its turn, and the connection end with it."""
+        request.refusal = error
         self._reading = None
         self._parts = []
         # The rest of it is thrown away: the answer goes out now, and the connection after it.

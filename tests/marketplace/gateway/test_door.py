@@ -115,10 +115,11 @@ def test_each_request_is_framed_for_its_own_version(first: str, second: str) -> 
         (b" HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3e9\r\n" + b"x" * 1001, 413, ""),
         (b" HTTP/1.1\r\n" + LONG, 431, "head_too_long"),
         (b"?" + b"q" * 200_000, 431, "head_too_long"),
+        (b" HTTP/1.1\r\nx: " + b"y" * 66_000 + b"\r\n\r\n", 431, "head_too_long"),
         (b" HTTP/1.1\r\n: no name\r\n\r\n", 400, "invalid_http"),
         (b" HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400, "invalid_http"),
     ],
-    ids=["length", "chunks", "head", "query", "header", "chunk"],
+    ids=["length", "chunks", "head", "query", "whole_head", "header", "chunk"],
 )
 def test_what_the_door_refuses_is_told_in_the_shape_of_its_path(
     path: str, rest: bytes, status: int, code: str

@@ -204,3 +204,14 @@ def test_a_client_may_be_idle_from_when_it_has_its_answer() -> None:
         assert await visit.reader.readuntil(b"\r\n\r\n{}")
 
     assert visit(client).served == [b"{}"] * 2
+
+
+def test_a_short_head_with_a_long_body_behind_it_is_no_long_head() -> None:
+    body = b"x" * 100_000
+
+    async def client(visit: Visit) -> None:
+        for _ in range(2):
+            await visit.send(HEAD % len(body) + body)
+            assert await visit.reader.readuntil(b"\r\n\r\n{}")
+
+    assert visit(client).served == [body] * 2
