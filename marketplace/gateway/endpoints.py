@@ -27,7 +27,8 @@ Authorization = Annotated[str | None, Header()]
 
 _LEGS = text(
     "SELECT a.code, a.unit, t.amount FROM ledger_transfer t "
-    "JOIN ledger_account a ON a.id = t.debit_id WHERE t.tx IN :names AND t.kind = 3 ORDER BY t.leg"
+    "JOIN ledger_account a ON a.id = t.debit_id WHERE t.tx IN :names AND t.code = 4 AND t.kind IN (1, 3) "
+    "ORDER BY t.leg"
 ).bindparams(bindparam("names", expanding=True))
 
 

@@ -22,6 +22,7 @@ from catalog.ground.clock import Clock
 from catalog.ground.errors import (
     BadRequest,
     Conflict,
+    PaymentRequired,
     RateLimited,
     TokenMartError,
     Unavailable,
@@ -36,6 +37,7 @@ from marketplace.gateway.money import Bill, Call
 from marketplace.gateway.records import EndpointRecord
 from marketplace.gateway.replays import Replay
 from marketplace.gateway.request import ClientGone
+from marketplace.gateway.reserves import Reserves
 from marketplace.gateway.seen import Attempt, plain_code
 from marketplace.gateway.shapes import Streaming, Talk
 from marketplace.gateway.upstream import Upstream, broken
@@ -60,6 +62,7 @@ class Tools:
 
     upstream: Upstream
     writer: LedgerWriter
+    reserves: Reserves
     router: Router
     counters: Counters
     clock: Clock
@@ -313,8 +316,11 @@ class Exchange:
         call.marks = read.marks
         bill = call.settle(read.buckets, raw, source, outcome, tools.clock())
         try:
-            await tools.writer.send(bill.operation(call, call.tx, bill.at_us))
-        except Conflict:
+            if call.promised:
+                await tools.reserves.charge(call, bill)
+            else:
+                await tools.writer.send(bill.operation(call, call.tx, bill.at_us))
+        except (Conflict, PaymentRequired):
             # The hold had expired (this process stood still for longer than its holds live). What was
             # served is charged anew if the money is still there, and is the platform's loss if not.
             log.warning("hold %s had expired before it was settled", call.id)
@@ -330,6 +336,9 @@ class Exchange:
             return
         self.call.ended = True
         self._tools.counters.voided += 1
+        if self.call.promised:
+            self._tools.reserves.let_go(self.call)
+            return
         try:
             await self._tools.writer.apply(Release(self.call.tx, self._tools.clock()))
         except TokenMartError as error:

@@ -41,7 +41,7 @@ from marketplace.gateway.door import Connection, Request
 from marketplace.gateway.engine_place import EnginePlace
 from marketplace.gateway.exchange import Exchange, Tools
 from marketplace.gateway.limits import Limits, Ticket
-from marketplace.gateway.money import Books, Call
+from marketplace.gateway.money import Books, Call, ReservesFirst
 from marketplace.gateway.options import Options
 from marketplace.gateway.quotas import Quotas
 from marketplace.gateway.records import (
@@ -53,12 +53,13 @@ from marketplace.gateway.records import (
 )
 from marketplace.gateway.replays import Archive, Replay
 from marketplace.gateway.request import ClientGone, bearer
+from marketplace.gateway.reserves import Reserves
 from marketplace.gateway.seen import Watcher, code_of
 from marketplace.gateway.shapes import Talk, names_asked_for, render
 from marketplace.gateway.traces import begin
 from marketplace.gateway.turns import Turns
 from marketplace.gateway.upstream import Upstream
-from marketplace.ledger.operations import Release, Renew
+from marketplace.ledger.operations import Outcome, Release, Renew
 from marketplace.ledger.writer import LedgerWriter
 from serving.routing import Choice, Router
 from serving.translation import TOKEN_COUNTS
@@ -95,13 +96,16 @@ class Hot:
         self._limits = Limits(self.options.workers)
         self._quotas = Quotas(self.options)
         self.turns = Turns(self.options, self.clock)
+        ttl_s = self.options.hold_ttl_s
+        self.reserves = Reserves(self.writer, self.books.clearing, self.clock, ttl_s)
         self._tools = Tools(
             self.upstream,
             self.writer,
+            self.reserves,
             self.router,
             self.counters,
             self.clock,
-            self.options.hold_ttl_s,
+            ttl_s,
         )
         self.open_calls: dict[str, Call] = {}
         self.running = 0
@@ -282,21 +286,20 @@ class Hot:
             if replay is not None:
                 if await self._hold_once(call, name, replay, connection):
                     return
-            else:
-                try:
-                    await self.writer.send(call.hold(self.options.hold_ttl_s))
-                except PaymentRequired:
-                    await self._hold_again(call, name)
+            elif not self.reserves.promise(call):
+                self.reserves.held(call, await self._hold(call, name))
             self.open_calls[call.tx] = call
             try:
                 call.held_at_us = self.clock()
                 self.counters.hold_s.observe((call.held_at_us - call.hold_from_us) / 1e6)
                 if connection.gone:
-                    await self.writer.apply(Release(call.tx, self.clock()))
+                    if not call.promised:
+                        await self.writer.apply(Release(call.tx, self.clock()))
                     raise ClientGone
                 await Exchange(call, talk, connection, self._tools, replay).run(choice)
             finally:
                 self.open_calls.pop(call.tx, None)
+                self.reserves.let_go(call)
                 ticket.settle(call.input_tokens_used + call.output_tokens)
         finally:
             self.router.abandoned(choice)
@@ -315,7 +318,23 @@ class Hot:
                 retry_after_s=5,
             )
 
-    async def _hold_again(self, call: Call, model: str) -> None:
+    async def _hold(self, call: Call, model: str) -> Outcome:
+        """Make the hold of a call durable, with all that its payers have."""
+        ttl_s = self.options.hold_ttl_s
+        call.waits_for_reserves = self.reserves.some_on(call.accounts)
+        try:
+            return await self.writer.send(call.hold(ttl_s))
+        except ReservesFirst:
+            call.waits_for_reserves = False
+            await self.reserves.give_back(call.accounts)
+        except PaymentRequired:
+            return await self._hold_again(call, model)
+        try:
+            return await self.writer.send(call.hold(ttl_s))
+        except PaymentRequired:
+            return await self._hold_again(call, model)
+
+    async def _hold_again(self, call: Call, model: str) -> Outcome:
         """Try once more to hold with what the database says now; raises the refusal that is being handled.
 
         What is in memory may be a moment old, and somebody is about to be told to pay.
@@ -324,7 +343,7 @@ class Hot:
         if call.payer.built_at_us >= stale_us:
             raise
         call.payer = await self.directory.ladder(call.key.org_id, model, fresher_than_us=stale_us)
-        await self.writer.send(call.hold(self.options.hold_ttl_s))
+        return await self.writer.send(call.hold(self.options.hold_ttl_s))
 
     async def _hold_once(
         self, call: Call, model: str, replay: Replay, connection: Connection
@@ -336,10 +355,7 @@ class Hot:
         """
         while True:
             try:
-                try:
-                    await self.writer.send(call.hold(self.options.hold_ttl_s))
-                except PaymentRequired:
-                    await self._hold_again(call, model)
+                await self._hold(call, model)
                 return False
             except Conflict:
                 call.tx = await replay.next_try(call.started_at_us)
@@ -410,6 +426,7 @@ class Hot:
         """Take note of how many workers, on all machines, the limits are divided among."""
         self._limits.divide(workers)
         self.turns.divide(workers)
+        self.reserves.divide(workers)
 
     async def renew(self) -> None:
         """Keep the holds of running calls alive until cancelled."""
@@ -417,7 +434,7 @@ class Hot:
         while True:
             await asyncio.sleep(ttl_s / 3)
             until = self.clock() + ttl_s * SECOND_US
-            for tx in list(self.open_calls):
+            for tx in [tx for tx, call in self.open_calls.items() if not call.promised]:
                 with contextlib.suppress(TokenMartError):
                     await self.writer.apply(Renew(tx, until))
 

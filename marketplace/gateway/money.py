@@ -17,18 +17,23 @@ from marketplace.gateway.caps import NO_CAPS, Cap, KeyCaps, window_words
 from marketplace.gateway.records import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
 from marketplace.ledger.chart import Code
 from marketplace.ledger.holds import LATE
-from marketplace.ledger.operations import Available, Entry, Hold, Leg, Settle
+from marketplace.ledger.operations import Available, Charge, Entry, Hold, Leg, Rehold, Settle
 from marketplace.prices.components import Buckets, cost_u, estimate_u
 from marketplace.prices.usage import Usage
 from marketplace.vouchers.ladder import largest
 from marketplace.vouchers.plan import CNY, FREE, Plan, replay
 
 if TYPE_CHECKING:
+    from marketplace.gateway.reserves import Promised
     from marketplace.gateway.seen import Attempt
 
 _json = msgspec.json.Encoder().encode
 FEWEST_OUTPUT_TOKENS = 16
 """An answer is not cut below this to make it affordable (or below what was asked, when that is less)."""
+
+
+class ReservesFirst(PaymentRequired):
+    """Too little is left, but some is put aside by this worker (`reserves`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,10 @@ class Call:
     ended: bool = False
     """Whether the hold has been settled or voided, or is about to be."""
     plan: Plan | None = None
+    promised: Promised = ()
+    """Its part of the worker's reserves; nothing where it has a hold of its own."""
+    waits_for_reserves: bool = False
+    """Whether a hold that would be refused or shortened should first say so (`ReservesFirst`)."""
     why: str = "only"
     """Why this endpoint: the router's word, kept on the usage event."""
     marks: tuple[str, ...] = ()
@@ -92,20 +101,26 @@ class Call:
     def __post_init__(self) -> None:
         self.tx = self.tx or self.id
 
+    @property
+    def accounts(self) -> tuple[int, ...]:
+        """The accounts that may pay, or count what is paid."""
+        if self.caps.caps:
+            return self.payer.accounts + self.caps.accounts
+        return self.payer.accounts
+
     def hold(self, ttl_s: int) -> Hold:
         """Return the operation that promises the most that this call may cost."""
-        accounts = self.payer.accounts
-        if self.caps.caps:
-            accounts += self.caps.accounts
         at_us = self.started_at_us
         return Hold(
-            self.tx, self.key.org_id, accounts, self.decide, at_us, at_us + ttl_s * SECOND_US
+            self.tx, self.key.org_id, self.accounts, self.decide, at_us, at_us + ttl_s * SECOND_US
         )
 
     def decide(self, available: Available) -> tuple[tuple[Leg, ...], str]:
         """Choose who pays, with every account locked; shorten the answer when money is short."""
         plan = self.draw(self.max_tokens, available)
         if not self.affords(plan, available):
+            if self.waits_for_reserves:
+                raise ReservesFirst("Some of it is put aside.", rule="payment.affordable")
             affordable = largest(
                 lambda tokens: self.affords(self.draw(tokens, available), available),
                 self.max_tokens,
@@ -115,7 +130,7 @@ class Call:
             self.max_tokens, self.clamped = affordable, True
             plan = self.draw(affordable, available)
         self.plan = plan
-        return self._legs(plan), plan.to_json()
+        return self.legs(plan), plan.to_json()
 
     def affords(self, plan: Plan, available: Available) -> bool:
         """Return whether vouchers and wallet pay the plan, within the key's caps."""
@@ -134,7 +149,8 @@ class Call:
         at_us = max(self.started_at_us, self.payer.built_at_us)
         return self.payer.ladder.draw(price, available, at_us, tokens)
 
-    def _legs(self, plan: Plan) -> tuple[Leg, ...]:
+    def legs(self, plan: Plan) -> tuple[Leg, ...]:
+        """Return what the ledger is to promise for a plan: payers in its order, the wallet, the caps."""
         sinks, clearing = self.payer.sinks, self.books.clearing
         legs = [
             Leg(leg.account_id, leg.amount, sinks.get(leg.account_id, clearing))
@@ -337,6 +353,17 @@ class Bill:
 
     def operation(self, call: Call, tx: str, at_us: int) -> Settle:
         """Return the settlement of the hold `tx` with this bill."""
+        posted = tuple([part.leg.amount for part in self.parts])
+        return Settle(tx, posted, self._entries(call), self._usage(call, at_us), at_us)
+
+    def charge(self, call: Call, reholds: tuple[Rehold, ...] = ()) -> Charge:
+        """Return the payment of this bill by a call that has no hold of its own."""
+        legs = tuple([part.leg for part in self.parts])
+        usage = self._usage(call, self.at_us)
+        return Charge(call.id, legs, self._entries(call), usage, self.at_us, reholds)
+
+    def _entries(self, call: Call) -> tuple[Entry, ...]:
+        """Return what moves beside the payers' legs."""
         books, record = call.books, call.record
         fee_u = share_u(self.cost_u, record.fee_bp)
         clearing = books.clearing
@@ -350,9 +377,7 @@ class Bill:
                 Entry(Code.ROUNDING, books.rounding, clearing, self.rounding_u),
                 Entry(Code.OVERRUN, books.overrun, clearing, self.overrun_u),
             ]
-        posted = tuple([part.leg.amount for part in self.parts])
-        moved = tuple([entry for entry in entries if entry.amount])
-        return Settle(tx, posted, moved, self._usage(call, at_us), at_us)
+        return tuple([entry for entry in entries if entry.amount])
 
     def _usage(self, call: Call, at_us: int) -> tuple[object, ...]:
         """Return the row of `usage_event`, in the order of its columns."""

@@ -128,6 +128,7 @@ class Worker:
         server = await loop.create_server(self._door.connection, sock=self._listener, backlog=2048)
         chores = [
             asyncio.ensure_future(hot.renew()),
+            asyncio.ensure_future(hot.reserves.keep()),
             asyncio.ensure_future(self._report(channel, hot)),
             asyncio.ensure_future(_tell_seen(hot)),
         ]
@@ -144,6 +145,7 @@ class Worker:
             chore.cancel()
         await asyncio.gather(*chores, return_exceptions=True)
         await upstream.close()
+        await hot.reserves.close()
         await asyncio.to_thread(writer.close)
         passage.close()
         if hot.watcher is not None:

@@ -29,6 +29,7 @@ from marketplace.ledger.chain import as_json, batch_sha256
 from marketplace.ledger.chart import Code, Kind, Rule
 from marketplace.ledger.dialect import Dialect, Legs, Totals, Written, decode_legs
 from marketplace.ledger.operations import (
+    Charge,
     Done,
     Entry,
     Held,
@@ -37,6 +38,7 @@ from marketplace.ledger.operations import (
     Operation,
     Outcome,
     Post,
+    Rehold,
     Release,
     Renew,
     Settle,
@@ -98,6 +100,8 @@ class BatchRun:
         self._next_seq = lane[0]
         if again:
             self._repeated = self._holds_already_there(operations)
+            charged = [op.usage[0] for op in operations if isinstance(op, Charge)]
+            self._known |= self._dialect.settled(charged) if charged else set()
         outcomes: list[Outcome | TokenMartError] = []
         for operation in operations:
             try:
@@ -120,11 +124,15 @@ class BatchRun:
             if kind is Hold:
                 accounts.update(op.accounts)  # type: ignore[union-attr]
                 continue
-            if kind is Settle or kind is Post:
+            if kind is Settle or kind is Charge or kind is Post:
                 for _, debit_id, credit_id, _ in op.entries:  # type: ignore[union-attr]
                     accounts.add(debit_id)
                     accounts.add(credit_id)
-            if kind is Settle or kind is Release:
+            if kind is Charge:
+                for account_id, _, _ in op.legs:  # type: ignore[union-attr]
+                    accounts.add(account_id)
+                ending += [each.tx for each in op.reholds]  # type: ignore[union-attr]
+            elif kind is Settle or kind is Release or kind is Rehold:
                 ending.append(op.tx)
             elif kind is Post:
                 posts.append(op.tx)
@@ -148,7 +156,7 @@ class BatchRun:
         }
 
     def _hold(self, op: Hold) -> Held:
-        tx, at_us, totals = op.tx, op.at_us, self._totals
+        tx, totals = op.tx, self._totals
         if tx in self._repeated:
             return self._repeated[tx]
         legs, plan = _decided(op, self._available)
@@ -159,22 +167,32 @@ class BatchRun:
             if amount < 0:
                 raise BadRequest("A promise cannot be negative.", rule="ledger.amount")
             wanted[account_id] = wanted.get(account_id, 0) + amount
+        self._check_left(wanted)
+        self._promise(tx, op.org_id, legs, plan, op.at_us, op.expires_at_us)
+        return Held(legs, plan)
+
+    def _check_left(self, wanted: dict[int, int]) -> None:
+        """Refuse to take more from an account than it has beside all holds."""
         for account_id, amount in wanted.items():
             if amount > self._available[account_id]:
                 raise PaymentRequired("The account does not hold that much.", rule="ledger.rule_1")
-        lane, seq, transfers = self._lane, self._next_seq, self._transfers
+
+    def _promise(
+        self, tx: str, org_id: str, legs: tuple[Leg, ...], plan: str, at_us: int, until_us: int
+    ) -> None:
+        """Open a hold."""
+        lane, seq, transfers, totals = self._lane, self._next_seq, self._transfers, self._totals
         for index, (account_id, amount, sink_id) in enumerate(legs):
             totals[account_id][_DR_PENDING] += amount
+            self._changed.add(account_id)
             transfers.append(
                 (lane, seq, tx, index, _PENDING, _USE, account_id, sink_id, amount, None, at_us)
             )
             seq += 1
         self._next_seq = seq
-        self._changed.update(wanted)
         kept = as_json(legs).decode()
-        self._holds.append((tx, lane, op.org_id, kept, plan, at_us, op.expires_at_us))
+        self._holds.append((tx, lane, org_id, kept, plan, at_us, until_us))
         self._promised[tx] = legs
-        return Held(legs, plan)
 
     def _settle(self, op: Settle) -> Done:
         tx, at_us, usage, shares = op.tx, op.at_us, op.usage, op.posted
@@ -211,19 +229,56 @@ class BatchRun:
         self._known.add(usage[0])
         return _DONE
 
-    def _release(self, op: Release) -> Done:
-        tx, at_us, lane = op.tx, op.at_us, self._lane
-        held = self._open.pop(tx, None)
+    def _charge(self, op: Charge) -> Done:
+        tx, at_us = op.tx, op.at_us
+        if op.usage[0] in self._known:
+            return _UNCHANGED
+        for each in op.reholds:
+            self._rehold(each)
+        wanted: dict[int, int] = {}
+        for account_id, amount, _ in op.legs:
+            if amount < 0 or account_id not in self._totals:
+                raise LedgerCorrupt(f"{tx} would take {amount} from account {account_id}.")
+            wanted[account_id] = wanted.get(account_id, 0) + amount
+        self._check_left(wanted)
+        # From here on an error takes back the whole batch, so nothing has to be checked beforehand.
+        uses = [(_USE, account_id, sink_id, amount) for account_id, amount, sink_id in op.legs]
+        if through := self._entries(tx, [*uses, *op.entries], at_us):
+            raise LedgerCorrupt(f"{tx} would leave {through} micro-yuan in clearing.")
+        self._events.append((*op.usage, self._lane, self._next_seq))
+        self._next_seq += 1
+        self._known.add(op.usage[0])
+        return _DONE
+
+    def _rehold(self, op: Rehold) -> Done:
+        held = self._open.pop(op.tx, None)
         if held is None:
             return _UNCHANGED
-        kind = _EXPIRE if op.expired else _VOID
+        if len(held) != 1 or not 0 <= op.amount <= held[0][1]:
+            raise LedgerCorrupt(f"{op.tx} holds {held}, of which {op.amount} should stay.")
+        self._end(op.tx, held, _VOID, op.at_us)
+        if op.amount:
+            account_id, _, sink_id = held[0]
+            legs = (Leg(account_id, op.amount, sink_id),)
+            self._promise(op.into, op.org_id, legs, "{}", op.at_us, op.expires_at_us)
+        return _DONE
+
+    def _release(self, op: Release) -> Done:
+        held = self._open.pop(op.tx, None)
+        if held is None:
+            return _UNCHANGED
+        self._end(op.tx, held, _EXPIRE if op.expired else _VOID, op.at_us)
+        return _DONE
+
+    def _end(self, tx: str, held: Legs, kind: int, at_us: int) -> None:
+        """Let go of all that a hold has promised."""
+        lane = self._lane
         for index, (account_id, amount, sink_id) in enumerate(held):
             self._totals[account_id][_DR_PENDING] -= amount
             self._changed.add(account_id)
             what = (kind, _USE, account_id, sink_id, amount, None, at_us)
             self._transfers.append((lane, self._next_seq, tx, index, *what))
             self._next_seq += 1
-        return _DONE
 
     def _renew(self, op: Renew) -> Done:
         return Done(changed=self._dialect.renew(op.tx, op.expires_at_us))
@@ -256,7 +311,7 @@ class BatchRun:
             if rule == Rule.CREDITS_WITHIN_DEBITS and -available[account_id] - change < 0:
                 raise PaymentRequired("More would be settled than is owed.", rule="ledger.rule_2")
 
-    def _entries(self, tx: str, entries: Sequence[Entry], at_us: int) -> int:
+    def _entries(self, tx: str, entries: Sequence[tuple[int, int, int, int]], at_us: int) -> int:
         """Move them; returns what stays of them in clearing."""
         lane, seq, totals, through = self._lane, self._next_seq, self._totals, 0
         for index, (code, debit_id, credit_id, amount) in enumerate(entries):
@@ -314,6 +369,8 @@ _STEPS: dict[type, Callable[[BatchRun, Any], Outcome]] = {
     Settle: BatchRun._settle,
     Release: BatchRun._release,
     Renew: BatchRun._renew,
+    Rehold: BatchRun._rehold,
+    Charge: BatchRun._charge,
     Post: BatchRun._post,
 }
 

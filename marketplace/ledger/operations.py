@@ -76,6 +76,37 @@ class Renew(msgspec.Struct, frozen=True):
     expires_at_us: int
 
 
+class Rehold(msgspec.Struct, frozen=True):
+    """End the hold `tx`, which has one leg, and go on holding `amount` of it as `into` (0: nothing).
+
+    Where it has ended already, nothing happens.
+    """
+
+    tx: str
+    into: str
+    org_id: str
+    amount: int
+    at_us: int
+    expires_at_us: int
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """Pay for a call that had no hold of its own, and book its event.
+
+    `legs` are what each account pays, `entries` and `usage` as in `Settle`. The money comes from what the
+    accounts have beside all holds; where that is too little, the charge is refused (`PaymentRequired`).
+    `reholds` are done first, in the same step, so that it can come from what the caller holds there. They
+    stay done when the charge is refused.
+    """
+
+    tx: str
+    legs: tuple[Leg, ...]
+    entries: tuple[Entry, ...]
+    usage: tuple[Any, ...]
+    at_us: int
+    reholds: tuple[Rehold, ...] = ()
+
+
 class Post(msgspec.Struct, frozen=True):
     """One-phase movements under one id; sending the same id again changes nothing."""
 
@@ -84,7 +115,7 @@ class Post(msgspec.Struct, frozen=True):
     at_us: int
 
 
-Operation = Hold | Settle | Release | Renew | Post
+Operation = Hold | Settle | Release | Renew | Rehold | Charge | Post
 
 
 class Held(msgspec.Struct, frozen=True):

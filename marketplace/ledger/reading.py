@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, and_, col, func, or_, select
 
 from catalog.ground.errors import NotFound
 from marketplace.ledger.chart import Code, Kind
@@ -15,6 +15,11 @@ from marketplace.ledger.tables import Account, Transfer, UsageEvent
 
 Item = TypeVar("Item")
 _CHUNK = 200
+_PAYS = or_(
+    col(Transfer.kind) == int(Kind.POST),
+    and_(col(Transfer.kind) == int(Kind.POSTED), col(Transfer.code) == int(Code.USE)),
+)
+"""What an account paid of a call: from the call's own hold, or at once where it had none."""
 
 
 class Paid(NamedTuple):
@@ -87,7 +92,7 @@ def legs_of(session: Session, event_ids: Iterable[str]) -> dict[str, list[Paid]]
     found: dict[str, list[Paid]] = {}
     for chunk in _chunks(event_ids):
         txs = [name for event_id in chunk for name in names_of(event_id)]
-        query = select(Transfer).where(col(Transfer.tx).in_(txs), Transfer.kind == int(Kind.POST))
+        query = select(Transfer).where(col(Transfer.tx).in_(txs), _PAYS)
         for row in session.exec(query.order_by(col(Transfer.tx), col(Transfer.leg))):
             event_id = event_of(row.tx)
             if row.amount:

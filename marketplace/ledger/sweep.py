@@ -6,7 +6,7 @@ one that expires later than any of them could ask for is cut to what a call may 
 
 from __future__ import annotations
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, or_, select
 
 from catalog.ground.clock import SECOND_US
 from marketplace.ledger.operations import Release, Renew
@@ -25,15 +25,20 @@ def expired_holds(session: Session, at_us: int, limit: int = 500) -> list[Releas
 
 
 def holds_from_ahead(session: Session, at_us: int, ttl_s: int, limit: int = 500) -> list[Renew]:
-    """Return the operations that shorten calls' holds which were made by a clock that was ahead.
+    """Return the operations that shorten holds for calls which were made by a clock that was ahead.
 
-    `ttl_s` is how long a call's hold lives. Holds of other things (invoices) have lives of their own.
+    `ttl_s` is how long a hold for calls lives. Holds of other things (invoices) have lives of their own.
     """
     ttl_us = ttl_s * SECOND_US
     query = (
         select(Hold.tx)
         .where(col(Hold.expires_at_us) > at_us + 2 * ttl_us)
-        .where(col(Hold.tx).startswith("gen_", autoescape=True))
+        .where(
+            or_(
+                col(Hold.tx).startswith("gen_", autoescape=True),
+                col(Hold.tx).startswith("res_", autoescape=True),
+            )
+        )
         .limit(limit)
     )
     return [Renew(tx, at_us + ttl_us) for tx in session.exec(query)]

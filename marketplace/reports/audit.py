@@ -86,7 +86,9 @@ def drill(session: Session, claim_id: str, number: int) -> dict[str, Any]:
     call = find_event(session, line.event_id)
     transfers = _transfers(session, call)
     leg_u = sum(
-        t["amount"] for t in transfers if t["leg"] == line.leg and t["kind"] == Kind.POST.name
+        t["amount"]
+        for t in transfers
+        if t["leg"] == line.leg and t["code"] == Code.USE.name and t["kind"] in _PAYS
     )
     return {
         "line": {
@@ -118,6 +120,9 @@ def drill(session: Session, claim_id: str, number: int) -> dict[str, Any]:
         },
         "proved": _proofs(session, call, line, leg_u),
     }
+
+
+_PAYS = (Kind.POST.name, Kind.POSTED.name)
 
 
 def _rank(seed: str, claim_id: str, number: int) -> int:

@@ -304,6 +304,7 @@ def events_of(market: Market, org_id: str) -> list[UsageEvent]:
 
 
 def holds_of(market: Market, org_id: str) -> int:
-    """Return how many holds of an organisation are open."""
+    """Return how many holds of an organisation's calls are open; reserves are for calls to come."""
     with market._database() as database, database.reading() as session:
-        return len(session.exec(select(Hold).where(Hold.org_id == org_id)).all())
+        open_ = session.exec(select(Hold.tx).where(Hold.org_id == org_id)).all()
+        return len([tx for tx in open_ if not tx.startswith("res_")])
