@@ -41,7 +41,7 @@ from marketplace.gateway.door import Connection, Request
 from marketplace.gateway.engine_place import EnginePlace
 from marketplace.gateway.exchange import Exchange, Tools
 from marketplace.gateway.limits import Limits, Ticket
-from marketplace.gateway.money import Books, Call, ReservesFirst
+from marketplace.gateway.money import Books, Call
 from marketplace.gateway.options import Options
 from marketplace.gateway.quotas import Quotas
 from marketplace.gateway.records import (
@@ -59,7 +59,7 @@ from marketplace.gateway.shapes import Talk, names_asked_for, render
 from marketplace.gateway.traces import begin
 from marketplace.gateway.turns import Turns
 from marketplace.gateway.upstream import Upstream
-from marketplace.ledger.operations import Outcome, Release, Renew
+from marketplace.ledger.operations import Release, Renew
 from marketplace.ledger.writer import LedgerWriter
 from serving.routing import Choice, Router
 from serving.translation import TOKEN_COUNTS
@@ -287,7 +287,7 @@ class Hot:
                 if await self._hold_once(call, name, replay, connection):
                     return
             elif not self.reserves.promise(call):
-                self.reserves.held(call, await self._hold(call, name))
+                await self._hold(call, name)
             self.open_calls[call.tx] = call
             try:
                 call.held_at_us = self.clock()
@@ -318,32 +318,20 @@ class Hot:
                 retry_after_s=5,
             )
 
-    async def _hold(self, call: Call, model: str) -> Outcome:
-        """Make the hold of a call durable, with all that its payers have."""
-        ttl_s = self.options.hold_ttl_s
-        call.waits_for_reserves = self.reserves.some_on(call.accounts)
-        try:
-            return await self.writer.send(call.hold(ttl_s))
-        except ReservesFirst:
-            call.waits_for_reserves = False
-            await self.reserves.give_back(call.accounts)
-        except PaymentRequired:
-            return await self._hold_again(call, model)
-        try:
-            return await self.writer.send(call.hold(ttl_s))
-        except PaymentRequired:
-            return await self._hold_again(call, model)
-
-    async def _hold_again(self, call: Call, model: str) -> Outcome:
-        """Try once more to hold with what the database says now; raises the refusal that is being handled.
+    async def _hold(self, call: Call, model: str) -> None:
+        """Make the hold of a call durable; if it is refused, once more with what the database says now.
 
         What is in memory may be a moment old, and somebody is about to be told to pay.
         """
-        stale_us = self.clock() - _FRESH_US
-        if call.payer.built_at_us >= stale_us:
-            raise
-        call.payer = await self.directory.ladder(call.key.org_id, model, fresher_than_us=stale_us)
-        return await self.writer.send(call.hold(self.options.hold_ttl_s))
+        try:
+            await self.reserves.hold(call)
+        except PaymentRequired:
+            stale_us = self.clock() - _FRESH_US
+            if call.payer.built_at_us >= stale_us:
+                raise
+            org_id = call.key.org_id
+            call.payer = await self.directory.ladder(org_id, model, fresher_than_us=stale_us)
+            await self.reserves.hold(call)
 
     async def _hold_once(
         self, call: Call, model: str, replay: Replay, connection: Connection

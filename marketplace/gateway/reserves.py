@@ -19,17 +19,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
 
 from catalog.ground.clock import SECOND_US, Clock
 from catalog.ground.errors import PaymentRequired, TokenMartError
 from catalog.ground.ids import new_id
+from marketplace.gateway.money import Bill, Call, ReservesFirst
 from marketplace.ledger.operations import (
     Available,
     Held,
     Hold,
     Leg,
-    Outcome,
     Rehold,
     Release,
     Renew,
@@ -37,9 +36,6 @@ from marketplace.ledger.operations import (
 from marketplace.ledger.writer import LedgerWriter
 from marketplace.vouchers.ladder import EXHAUSTED
 from marketplace.vouchers.plan import Plan
-
-if TYPE_CHECKING:
-    from marketplace.gateway.money import Bill, Call
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +101,7 @@ class Reserves:
         self._writer = writer
         self._clearing = clearing
         self._clock = clock
+        self._ttl_s = ttl_s
         self._ttl_us = min(ttl_s, _TTL_S) * SECOND_US
         self._life_us = min(_LIFE_US, self._ttl_us // 3)
         self._workers = 1
@@ -149,6 +146,8 @@ class Reserves:
             promised.append((reserve, amount))
             if amount > reserve.most:
                 reserve.most = amount
+        if not promised:
+            return False
         for reserve, _ in promised:
             reserve.calls += 1
         call.plan, call.promised = plan, tuple(promised)
@@ -171,16 +170,31 @@ class Reserves:
         promised, call.promised = call.promised, ()
         _let_go(promised)
 
-    def held(self, call: Call, held: Outcome) -> None:
-        """Take note of a call that made a hold of its own: many of them make a reserve."""
-        if call.clamped or call.plan is None or not isinstance(held, Held):
-            return
+    async def hold(self, call: Call) -> None:
+        """Make a call's own hold; raises its refusal (`PaymentRequired`).
+
+        Before it is refused or shortened, what is put aside on its accounts and not promised is put back.
+        """
+        call.waits_for_reserves = self._some_on(call.accounts)
+        try:
+            held = await self._writer.send(call.hold(self._ttl_s))
+        except ReservesFirst:
+            call.waits_for_reserves = False
+            await self._give_back(call.accounts)
+            held = await self._writer.send(call.hold(self._ttl_s))
+        if isinstance(held, Held) and not call.clamped:
+            self._note(call, held)
+
+    def _note(self, call: Call, held: Held) -> None:
+        """Count a hold: many of them make a reserve."""
         at_us = self._clock()
-        for index, why in call.plan.skipped:
+        for index, why in call.plan.skipped if call.plan is not None else ():
             if why == EXHAUSTED and len(self._empty_until_us) < _MOST_EMPTY:
                 account = call.payer.ladder.steps[index].account_id
                 self._empty_until_us[account] = at_us + _EMPTY_US
         for account, amount, _ in held.legs:
+            if not amount:
+                continue
             demand = self._demand.get(account)
             if demand is None:
                 demand = self._demand[account] = _Demand()
@@ -210,17 +224,16 @@ class Reserves:
                 for reserve, each in zip(mine, reholds, strict=True):
                     reserve.tx, reserve.amount = each.into, each.amount
 
-    async def give_back(self, accounts: Collection[int]) -> bool:
-        """Put back what is put aside on these accounts and not promised; whether there was any."""
+    async def _give_back(self, accounts: Collection[int]) -> None:
+        """Put back what is put aside on these accounts and not promised."""
         found = [self._open[account] for account in accounts if account in self._open]
         for account in accounts:
             found += [r for r in self._leaving.get(account, ()) if r.out < r.amount]
         for reserve in found:
             self._retire(reserve)
             await self._shrink(reserve)
-        return bool(found)
 
-    def some_on(self, accounts: Iterable[int]) -> bool:
+    def _some_on(self, accounts: Iterable[int]) -> bool:
         """Return whether anything is put aside on one of these accounts."""
         open_, leaving = self._open, self._leaving
         return any(account in open_ or account in leaving for account in accounts)
