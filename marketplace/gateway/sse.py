@@ -2,6 +2,9 @@
 
 The only things that the gateway reads in a stream of chat or completion chunks are the `usage` object, an
 `error` event and the closing `[DONE]`; the text of the model passes through as it came.
+
+Here stands `find` for `in`, because this runs for every token: `bytes` first tries whether what stands
+before `in` is a number, which takes longer than the search (CPython 3.11).
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ _LAST_USAGE = b',"usage":{'
 _DATA = b"data: "
 _ERRORS = (b'data: {"error"', b'data:{"error"')
 _FLAT = re.compile(rb"(?:[^{}]|\{[^{}]*\})*")
-_NO_CHOICES = (b'"choices":[]', b'"choices": []')
+_NO_CHOICES = b'"choices":[]'
+_SPACED_NO_CHOICES = b'"choices": []'
 _LARGEST_EVENT = 16 * 1024 * 1024
 _MOST_MADE = 64 * 1024 * 1024
 
@@ -40,8 +44,15 @@ class Events:
 
         Raises `UpstreamFailed` for an event that does not end.
         """
+        if (
+            piece.endswith(b"}\n\n")
+            and piece.find(b"\n") == len(piece) - 2
+            and not self._edge
+            and not self._held
+        ):
+            return [piece[:-2]]  # one event of one line: what most engines send for a token
         data = self._edge + piece if self._edge else piece
-        if b"\r" in data:
+        if data.find(b"\r") >= 0:
             data = data.replace(b"\r\n", b"\n")
         end = data.rfind(b"\n\n")
         if end < 0:
@@ -121,13 +132,13 @@ class StreamReader:
         if self.usage is None:
             self.made.clear()
         self.usage = event
-        if _NO_CHOICES[0] in event or _NO_CHOICES[1] in event:
+        if event.find(_NO_CHOICES) >= 0 or event.find(_SPACED_NO_CHOICES) >= 0:
             self.usage_chunk = event
             return b""
         return forward
 
     def _any(self, event: bytes) -> bytes:
-        if not event.startswith(b"data:") or b"\n" in event:
+        if not event.startswith(b"data:") or event.find(b"\n") >= 0:
             found = _DATA_LINE.search(event)
             if found is None:
                 event = event.strip(b"\n")
@@ -142,7 +153,7 @@ class StreamReader:
         if event.startswith(_ERRORS):
             self.failed = event
             return b""
-        if _USAGE in event or _SPACED_USAGE in event:
+        if event.find(_USAGE) >= 0 or event.find(_SPACED_USAGE) >= 0:
             return self._counted(event, without_usage(event) + b"\n\n")
         self.events += 1
         if self.usage is None:
