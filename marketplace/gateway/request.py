@@ -53,6 +53,7 @@ class Envelope(msgspec.Struct):
 
 Fields = dict[str, msgspec.Raw]
 _KNOWN = Envelope.__struct_fields__
+_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _OURS = ("models", "route", "provider")
 _fields = msgspec.json.Decoder(Fields)
 _envelope = msgspec.json.Decoder(Envelope)
@@ -67,8 +68,8 @@ def parse(body: bytes) -> tuple[Envelope, Fields]:
     """
     try:
         fields = _fields.decode(body)
-        known = [b'"%b":%b' % (name.encode(), fields[name]) for name in _KNOWN if name in fields]
-        envelope = _envelope.decode(b"{%b}" % b",".join(known))
+        known = {name: fields[name] for name in _KNOWN if name in fields}
+        envelope = _envelope.decode(_encode(known))
     except msgspec.ValidationError as error:
         words, _, path = str(error).partition(" - at `$.")
         raise BadRequest(
@@ -81,13 +82,9 @@ def parse(body: bytes) -> tuple[Envelope, Fields]:
         raise BadRequest(
             f"The body is not JSON: {error}.", code="invalid_json", remedy="Send a JSON object."
         ) from None
-    asked = envelope.asked_max_tokens
-    if asked is not None:
-        names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-        for name in names:
-            _within(name, getattr(envelope, name), MOST_OUTPUT_TOKENS)
-    if envelope.n != 1:
-        _within("n", envelope.n, MAX_CHOICES)
+    for name in _BOUNDS:
+        _within(name, getattr(envelope, name), MOST_OUTPUT_TOKENS)
+    _within("n", envelope.n, MAX_CHOICES)
     return envelope, fields
 
 
@@ -112,8 +109,9 @@ def _within(name: str, value: int | None, most: int) -> None:
 
 def rewrite(fields: Fields, changes: dict[str, Any]) -> bytes:
     """Return the body with some top-level fields set; every other one is as the caller wrote it."""
-    document: dict[str, Any] = {k: v for k, v in fields.items() if k not in _OURS}
-    document.update(changes)
+    document: dict[str, Any] = fields | changes
+    for name in _OURS:
+        document.pop(name, None)
     return _encode(document)
 
 

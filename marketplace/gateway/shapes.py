@@ -26,7 +26,7 @@ from marketplace.gateway.records import EndpointRecord
 from marketplace.gateway.request import MAX_CHOICES, Envelope, Fields, decoded, parse, rewrite
 from marketplace.gateway.sse import DONE, Events, StreamReader
 from marketplace.gateway.usage import NOTHING, Found, usage_of
-from serving.routing import Wish, affinity_key, parse_wish
+from serving.routing import Wish, affinity_key, listings_asked_for, parse_wish
 from serving.translation import TRANSLATIONS, Translation
 
 CHAT = "/v1/chat/completions"
@@ -104,9 +104,9 @@ class Talk:
         if path in TRANSLATIONS:
             self._translate()
         self.wish: Wish | None = None
-        provider = bytes(self.fields.get("provider", _NULL))
-        if provider != _NULL:
-            self.wish = parse_wish(provider)
+        provider = self.fields.get("provider")
+        if provider is not None and bytes(provider) != _NULL:
+            self.wish = parse_wish(bytes(provider))
         self.affinity: int | None = None
         self.wanted = _NONE
 
@@ -330,8 +330,6 @@ def _chunk(event: bytes) -> dict[str, Any]:
 
 def names_asked_for(envelope: Envelope) -> tuple[str, ...]:
     """Return the listings to try, in order; one, unless the request asks for fallbacks."""
-    from serving.routing import listings_asked_for
-
     if envelope.model and envelope.models is None and envelope.route is None:
         return (envelope.model,)
     if envelope.model == "":
