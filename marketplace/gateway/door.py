@@ -198,7 +198,8 @@ class Connection(asyncio.Protocol):
             else:
                 # Some clients send an empty line behind a body; it is no request (RFC 9112, section 2.2),
                 # and keeps no connection open.
-                data = data.lstrip(b"\r\n") if data[:1] in b"\r\n" else data
+                if data.startswith((b"\r", b"\n")):
+                    data = data.lstrip(b"\r\n")
                 if not data:
                     self._heard_at = before_at
                     return
@@ -385,10 +386,9 @@ class Connection(asyncio.Protocol):
         if self._streaming:
             self.break_off()
             return
-        lines = [b"%b: %b\r\n" % header for header in headers]
         close = b"connection: close\r\n" if self._close_after else b""
         length = b"content-length: %d\r\n\r\n" % len(body)
-        self._write(b"".join((_STATUS[status], *lines, close, length, body)))
+        self._write(b"".join((_STATUS[status], _lines(headers), close, length, body)))
 
     def respond_error(self, error: RenderedError) -> None:
         """Send an error."""
@@ -400,7 +400,6 @@ class Connection(asyncio.Protocol):
     def begin(self, headers: Headers, first: bytes) -> None:
         """Start a streamed answer (200) with its first piece."""
         self._streaming = True
-        lines = [b"%b: %b\r\n" % header for header in headers]
         if self._chunked:
             framing = b"transfer-encoding: chunked\r\n"
             if self._close_after:
@@ -409,7 +408,7 @@ class Connection(asyncio.Protocol):
         else:
             self._close_after = True
             framing, piece = b"connection: close\r\n", first
-        self._write(b"".join((_STATUS[200], *lines, framing, b"\r\n", piece)))
+        self._write(b"".join((_STATUS[200], _lines(headers), framing, b"\r\n", piece)))
 
     def emit(self, piece: bytes) -> None:
         """Send the next piece of a streamed answer."""
@@ -485,6 +484,10 @@ def _head_too_long() -> HeadTooLong:
         rule="limits.head",
         remedy="Send fewer or shorter headers.",
     )
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"\r\n".join([*map(b": ".join, headers), b""])
 
 
 def _chunk(piece: bytes) -> bytes:

@@ -60,7 +60,9 @@ class Connection(asyncio.Protocol):
     def send(self, request: bytes, flight: Flight) -> asyncio.Future[Answer]:
         """Send a request; the future has its answer once it is complete."""
         assert self._transport is not None
-        self._parser = httptools.HttpResponseParser(self)
+        if self._parser is None:
+            # One for all answers: a connection goes back to the pool only between two messages.
+            self._parser = httptools.HttpResponseParser(self)
         self._status, self._headers = 0, {}
         self._parts, self._size, self._push = [], 0, None
         self._around = 0
