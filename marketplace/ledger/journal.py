@@ -93,6 +93,8 @@ class BatchRun:
     ) -> list[Outcome | TokenMartError]:
         """Return one outcome per operation, in order; a refused one has left no trace.
 
+        Only what a refused `Charge` asked for beforehand (`reholds`) stays done.
+
         `again`: an earlier try may have been committed unseen (the connection broke), so holds that are
         there already are answered as they stand.
         """
@@ -231,10 +233,11 @@ class BatchRun:
 
     def _charge(self, op: Charge) -> Done:
         tx, at_us = op.tx, op.at_us
-        if op.usage[0] in self._known:
-            return _UNCHANGED
+        # Whatever becomes of the charge: the batch has taken these holds' rows already.
         for each in op.reholds:
             self._rehold(each)
+        if op.usage[0] in self._known:
+            return _UNCHANGED
         wanted: dict[int, int] = {}
         for account_id, amount, _ in op.legs:
             if amount < 0 or account_id not in self._totals:
@@ -251,7 +254,7 @@ class BatchRun:
         return _DONE
 
     def _rehold(self, op: Rehold) -> Done:
-        held = self._open.pop(op.tx, None)
+        held = self._taken(op.tx)
         if held is None:
             return _UNCHANGED
         if len(held) != 1 or not 0 <= op.amount <= held[0][1]:
@@ -264,11 +267,20 @@ class BatchRun:
         return _DONE
 
     def _release(self, op: Release) -> Done:
-        held = self._open.pop(op.tx, None)
+        held = self._taken(op.tx)
         if held is None:
             return _UNCHANGED
         self._end(op.tx, held, _EXPIRE if op.expired else _VOID, op.at_us)
         return _DONE
+
+    def _taken(self, tx: str) -> Legs | None:
+        """Return the legs of a hold that is about to end; None when it has ended already."""
+        held = self._open.pop(tx, None)
+        if held is None and tx in self._promised:
+            # This very batch has opened it, so there is no row of it yet.
+            held = self._promised.pop(tx)
+            self._holds = [row for row in self._holds if row[0] != tx]
+        return held
 
     def _end(self, tx: str, held: Legs, kind: int, at_us: int) -> None:
         """Let go of all that a hold has promised."""

@@ -14,12 +14,14 @@ from marketplace.ledger.dialect import dialect_of
 from marketplace.ledger.journal import BatchRun
 from marketplace.ledger.operations import (
     Available,
+    Charge,
     Entry,
     Hold,
     Leg,
     Operation,
     Outcome,
     Post,
+    Rehold,
     Release,
     Renew,
     Settle,
@@ -122,6 +124,22 @@ class World:
         row = more.get("row") or usage(tx, total, **{"voucher": sum(posted), **more})
         at_us = more.get("at_us", T0)
         return Settle(tx, tuple(posted), tuple(e for e in entries if e.amount), row, at_us)
+
+    def charge(
+        self, tx: str, *legs: tuple[int, ...], cost: int | None = None, **more: Any
+    ) -> Charge:
+        """Return a charge of these (account, amount) or (account, amount, sink) legs, beside all holds.
+
+        What the legs do not bring through clearing of `cost` is overrun; the maker gets it all.
+        """
+        paid = tuple(Leg(*leg) if len(leg) == 3 else Leg(*leg, self.clearing) for leg in legs)
+        through = sum(leg.amount for leg in paid if leg.sink_id == self.clearing)
+        settled = self.settle(tx, [through], cost, **more)
+        reholds = more.get("reholds", ())
+        return Charge(tx, paid, settled.entries, settled.usage, settled.at_us, reholds)
+
+    def rehold(self, tx: str, into: str, amount: int, at_us: int = T0) -> Rehold:
+        return Rehold(tx, into, "org", amount, at_us, at_us + TTL)
 
     def release(self, tx: str, *, expired: bool = False, at_us: int = T0) -> Release:
         return Release(tx, at_us, expired=expired)
