@@ -234,7 +234,16 @@ def test_a_charge_is_paid_out_of_the_reserve_when_nothing_is_left_beside_it(
         # A grant that is taken away gives back all that it has not promised.
         taken = Post(f"take:{purse}", (Entry(Code.VOID_GRANT, purse, world.bank, 15_000),), T0)
         await desk.writer.apply(taken)
-        await asyncio.gather(*(desk.charge(call, 100) for call in running))
+        charging = asyncio.gather(*(desk.charge(call, 100) for call in running[:2]))
+        while desk.reserves._open:
+            await asyncio.sleep(0)
+        assert not desk.reserves.promise(desk.call(payer, 1))  # it is being taken apart
+        await charging
+        assert desk.world.totals(purse) == (800, 15_200, 16_000)
+        other = desk.call(payer, 1)  # what the others were promised stays theirs
+        with pytest.raises(PaymentRequired):
+            await desk.reserves.hold(other)
+        await asyncio.gather(*(desk.charge(call, 100) for call in running[2:]))
         assert desk.world.totals(purse) == (0, 16_000, 16_000)
 
     run(database, world, story)
