@@ -34,6 +34,11 @@ def _happen(database: Database) -> None:
     other = World(database)
     other.apply(world.release("x", expired=True))
     other.close()
+    world.do(world.hold("res", (wallet, 100)))
+    for number in range(3):
+        smaller = (world.rehold("res", "res2", 60),) if number == 1 else ()
+        legs, more = ((grant, 20), (wallet, 40)), {"voucher": 20, "wallet": 40}
+        world.do(world.charge(f"p{number}", *legs, cost=61, reholds=smaller, **more))
     world.do(Post("claim", (Entry(Code.CLAIM, owed, world.bank, 40),), T0))
     world.do(Post("paid", (Entry(Code.SETTLE, world.bank, owed, 15),), T0))
     world.close()
@@ -61,7 +66,7 @@ def test_an_untouched_ledger_is_exact(database: Database) -> None:
     _happen(database)
     report = verify(database, recost=lambda prices, buckets, _: sum(buckets))
     assert report.problems == []
-    assert (report.transfers, report.events, report.open_holds) == (43, 5, 5)
+    assert (report.transfers, report.events, report.open_holds) == (58, 8, 6)
     assert report.rows_per_s > 0
     assert len(report.heads) == 2
 
@@ -94,8 +99,20 @@ CHANGES = (
         f"UPDATE ledger_transfer SET {column} = {value} WHERE tx = 'c2' AND kind = 3 AND leg = 1"
         for column, value in TRANSFER.items()
     ]
-    + [f"UPDATE usage_event SET {name} = {name} + 1 WHERE id = 'c2'" for name in EVENT_NUMBERS]
-    + [f"UPDATE usage_event SET {name} = 'x' WHERE id = 'c2'" for name in EVENT_TEXTS]
+    + [
+        f"UPDATE ledger_transfer SET {column} = {value} WHERE tx = 'p1' AND code = 4 AND leg = 1"
+        for column, value in TRANSFER.items()
+    ]
+    + [
+        f"UPDATE usage_event SET {name} = {name} + 1 WHERE id = '{event}'"
+        for name in EVENT_NUMBERS
+        for event in ("c2", "p1")
+    ]
+    + [
+        f"UPDATE usage_event SET {name} = 'x' WHERE id = '{event}'"
+        for name in EVENT_TEXTS
+        for event in ("c2", "p1")
+    ]
     + [
         f"UPDATE ledger_batch SET {column} = {value} WHERE (lane, n) IN (SELECT lane, max(n) - 1 "
         "FROM ledger_batch GROUP BY lane HAVING count(*) > 5)"
@@ -104,6 +121,14 @@ CHANGES = (
     + [
         "DELETE FROM ledger_transfer WHERE tx = 'c2' AND kind = 3 AND leg = 1",
         "DELETE FROM usage_event WHERE id = 'c2'",
+        "DELETE FROM ledger_transfer WHERE tx = 'p1' AND code = 4 AND leg = 1",
+        "DELETE FROM ledger_transfer WHERE tx = 'p1'",
+        "DELETE FROM ledger_transfer WHERE tx = 'res' AND kind = 4",
+        "DELETE FROM ledger_transfer WHERE tx = 'res2'",
+        "DELETE FROM usage_event WHERE id = 'p1'",
+        "DELETE FROM ledger_hold WHERE tx = 'res2'",
+        "UPDATE ledger_hold SET legs = replace(legs, '60', '59') WHERE tx = 'res2'",
+        "UPDATE ledger_hold SET tx = 'res' WHERE tx = 'res2'",
         "DELETE FROM ledger_batch WHERE n = 2",
         "DELETE FROM ledger_batch WHERE n > 3",
         "DELETE FROM ledger_hold WHERE tx = 'open3'",
@@ -228,6 +253,29 @@ FORGERIES = {
     ),
     "an expiry that frees another account": (
         "UPDATE ledger_transfer SET debit_id = credit_id WHERE tx = 'x' AND kind = 5",
+    ),
+    "a charge takes less of one, more of another": (
+        "UPDATE ledger_transfer SET amount = amount - 1 WHERE tx = 'p1' AND code = 4 AND leg = 1",
+        "UPDATE ledger_transfer SET amount = amount + 1 WHERE tx = 'p2' AND code = 4 AND leg = 1",
+    ),
+    "a charge's voucher pays what its wallet paid": (
+        "UPDATE ledger_transfer SET debit_id = (SELECT debit_id FROM ledger_transfer WHERE tx = 'p1' "
+        "AND code = 4 AND leg = 0) WHERE tx = 'p1' AND code = 4 AND leg = 1",
+    ),
+    "a charge's wallet part is called the voucher's": (
+        "UPDATE usage_event SET wallet_u = wallet_u - 1, voucher_u = voucher_u + 1 WHERE id = 'p1'",
+    ),
+    "a charge's debit totals overlap": (
+        "UPDATE ledger_transfer SET debit_total = debit_total - 1 WHERE tx = 'p1' AND code = 4",
+    ),
+    "a charge's total left out": (
+        "UPDATE ledger_transfer SET debit_total = NULL WHERE tx = 'p1' AND code = 4 AND leg = 0",
+    ),
+    "a reserve that gave up less than it held": (
+        "UPDATE ledger_transfer SET amount = amount - 1 WHERE tx = 'res' AND kind = 4",
+    ),
+    "a reserve that kept more than its hold says": (
+        "UPDATE ledger_transfer SET amount = amount + 1 WHERE tx = 'res2' AND kind = 2",
     ),
     "money between units": (
         "UPDATE ledger_account SET unit = 'TOK:x' WHERE code = 'grant:g'",
