@@ -67,7 +67,9 @@ class Upstream:
         """
         flight = flight or Flight()
         try:
-            answer = await self._ask(endpoint, path, body, generation_id, flight, headers)
+            asking = self._ask(endpoint, path, body, generation_id, flight, headers)
+            del body  # what is sent has a copy of it; a long one need not be kept twice meanwhile
+            answer = await asking
         except TimeoutError as error:
             raise timed_out() from error
         except WireError as error:
