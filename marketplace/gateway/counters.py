@@ -51,6 +51,7 @@ class Counters(msgspec.Struct):
     routes: dict[str, int] = msgspec.field(default_factory=dict)
     failures: dict[str, int] = msgspec.field(default_factory=dict)
     chunks: int = 0
+    promised: int = 0
     voided: int = 0
     cancelled: int = 0
     estimated: int = 0

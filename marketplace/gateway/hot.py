@@ -286,7 +286,9 @@ class Hot:
             if replay is not None:
                 if await self._hold_once(call, name, replay, connection):
                     return
-            elif not self.reserves.promise(call):
+            elif self.reserves.promise(call):
+                self.counters.promised += 1
+            else:
                 await self._hold(call, name)
             self.open_calls[call.tx] = call
             try:

@@ -85,6 +85,7 @@ _EVENTS = (
     "SELECT id, outcome, usage_source, input_uncached + cache_read + cache_write, cache_read, "
     "output + reasoning, cost_u, wallet_u, voucher_u, free_u, overrun_u FROM usage_event"
 )
+_CHARGED = "SELECT count(DISTINCT tx) FROM ledger_transfer WHERE kind = 1 AND code = 4"
 _LATE = "SELECT count(DISTINCT tx) FROM ledger_transfer WHERE tx LIKE '%~late'"
 _BELOW = "SELECT code FROM ledger_account WHERE rule = 1 AND dr_posted + dr_pending > cr_posted"
 _PAID = (
@@ -123,6 +124,8 @@ class Outcome:
     open_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     pulses: list[list[Pulse]] = field(default_factory=list)
     verdict: Verdict = field(default_factory=Verdict)
+    charged: int = 0
+    """Calls that were paid beside a reserve, without a hold of their own."""
     late: int = 0
     ahead: int = 0
     restarts: int = 0
@@ -491,6 +494,7 @@ class Gauntlet:
             report = verify(database, recost=recost, checks=[lambda c: prove(Session(bind=c))])
             with database.reading() as session:
                 rows = session.execute(text(_EVENTS)).all()
+                out.charged = int(session.execute(text(_CHARGED)).scalar_one())
                 out.late = int(session.execute(text(_LATE)).scalar_one())
                 below = [f"{row[0]} is below zero" for row in session.execute(text(_BELOW))]
                 paid, billed = session.execute(text(_PAID)).one()
@@ -533,6 +537,7 @@ def tell(out: Outcome) -> None:
         )
     if verdict.unseen:
         print(f"    left callers paid for {max(verdict.unseen)} tokens more than they saw at most")
+    print(f"    {out.charged} calls charged beside a reserve")
     print(f"    {out.late} late settlements, {out.restarts} restarts by the supervisor")
     if out.ahead:
         print(
