@@ -8,7 +8,7 @@ small, so that a random walk soon finds an empty pool, a full cap and an exhaust
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from itertools import count
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from support.ledger_model import (
     CallModel,
     GrantModel,
     LinkModel,
+    ReserveModel,
     Shares,
     related,
 )
@@ -42,7 +43,18 @@ from marketplace.ledger.chart import (
     pool,
     wallet,
 )
-from marketplace.ledger.operations import Entry, Operation, Outcome, Post, Release
+from marketplace.ledger.operations import (
+    Available,
+    Done,
+    Entry,
+    Hold,
+    Leg,
+    Operation,
+    Outcome,
+    Post,
+    Rehold,
+    Release,
+)
 from marketplace.ledger.sweep import expired_holds
 from marketplace.members.tables import Organisation
 from marketplace.prices.components import Buckets, Components, canonical
@@ -112,6 +124,7 @@ class Economy:
         self.shares = Shares()
         self.grants: list[GrantModel] = []
         self.calls: list[CallModel] = []
+        self.reserves: list[ReserveModel] = []
         self.repeatable: list[tuple[str, Callable[[], object]]] = []
         self.programmes: dict[str, Programme] = {}
         with database.session() as session:
@@ -269,6 +282,15 @@ class Economy:
             self.world.do(call.hold(TTL_S))
         except PaymentRequired:
             return None
+        kept = self._kept(call, org, owner, "open", free=free)
+        # Ids of calls are made by the house: nobody holds again for one that has left the journal.
+        self.repeatable.append(("hold", lambda: None if kept.archived else self.world.do(again)))
+        return kept
+
+    def _kept(
+        self, call: Call, org: str, owner: str, state: str, *, free: bool = False
+    ) -> CallModel:
+        """Keep a call and what its plan takes of whom."""
         assert call.plan is not None
         by_account = {grant.account: grant for grant in self.grants}
         legs = [] if free else call.plan.legs
@@ -282,12 +304,11 @@ class Economy:
             blocked=related(self.org(org), self.org(owner), self.links, self.now),
             quota=free,
             cost=call.plan.cost_u,
+            state=state,
         )
         kept.posted = [0] * len(kept.held)
         kept.legs_refunded = [0] * len(kept.held)
         self.calls.append(kept)
-        # Ids of calls are made by the house: nobody holds again for one that has left the journal.
-        self.repeatable.append(("hold", lambda: None if kept.archived else self.world.do(again)))
         return kept
 
     def settle(self, kept: CallModel, tokens: int) -> None:
@@ -297,19 +318,29 @@ class Economy:
         operation = bill.operation(kept.call, kept.call.id, self.now)
         self.world.do(operation)
         self.again("settle", operation, kept)
-        kept.billed, kept.ended_at = tokens, self.now
-        rest = cost = min(tokens, kept.cost)
-        own = 0
-        for index, (grant, held) in enumerate(zip(kept.grants, kept.held, strict=True)):
+        parts = self.parts(kept, tokens)
+        for grant, held in zip(kept.grants, kept.held, strict=True):
+            grant.held -= held
+        self._paid(kept, tokens, *parts)
+
+    def parts(self, kept: CallModel, tokens: int) -> tuple[list[int], int]:
+        """Return what each grant and the wallet pay of a call that used `tokens`."""
+        rest = min(tokens, kept.cost)
+        own, draws = 0, []
+        for grant, held in zip(kept.grants, kept.held, strict=True):
             draw = min(rest * self.RATIOS[grant.code] // 10_000, held)
-            kept.posted[index] = draw
+            draws.append(draw)
             rest -= draw
             own += draw * (grant.code == "later")
-            grant.held -= held
+        return draws, 0 if kept.quota else rest + own
+
+    def _paid(self, kept: CallModel, tokens: int, draws: list[int], wallet_u: int) -> None:
+        kept.billed, kept.ended_at = tokens, self.now
+        kept.posted, kept.wallet_posted = draws, wallet_u
+        for grant, draw in zip(kept.grants, draws, strict=True):
             grant.used += draw
-        kept.wallet_posted = 0 if kept.quota else rest + own
-        self.wallets[kept.org] -= kept.wallet_posted
-        kept.cost, kept.state = cost, "settled"
+        self.wallets[kept.org] -= wallet_u
+        kept.cost, kept.state = min(tokens, kept.cost), "settled"
 
     def again(self, what: str, operation: Operation, kept: CallModel | None = None) -> None:
         """Let an operation be sent again: it changes nothing, and says so as long as it is known."""
@@ -338,18 +369,129 @@ class Economy:
         ]
         return FREE_CALLS - len(spent)
 
+    # --- reserves, and calls that are charged beside them ---------------------------------------------
+
+    def aside(self, account: int) -> int:
+        """Return what reserves hold of an account."""
+        return sum(reserve.amount for reserve in self.reserves if reserve.account == account)
+
+    def wallet_left(self, org: str) -> int:
+        """Return what a wallet has beside all holds."""
+        held = sum(c.wallet_held for c in self.calls if (c.org, c.state) == (org, "open"))
+        return self.wallets[org] - held - self.aside(self.wallet_ids[org])
+
+    def left(self, account: int) -> int:
+        """Return what a payer has beside all holds, by the model."""
+        for org, wallet_id in self.wallet_ids.items():
+            if account == wallet_id:
+                return self.wallet_left(org)
+        return next(grant.left for grant in self.grants if grant.account == account)
+
+    def put_aside(self, org: str, grant: GrantModel | None, amount: int) -> ReserveModel | None:
+        """Hold so much of a grant or the wallet for calls to come; None when there is less."""
+        account = grant.account if grant else self.wallet_ids[org]
+        leg = Leg(account, amount, self.books.clearing)
+
+        def decide(_available: Available) -> tuple[tuple[Leg, ...], str]:
+            return (leg,), "{}"
+
+        name, until_us = self.tx("res"), self.now + TTL_S * 1_000_000
+        hold = Hold(name, self.org(org), (account,), decide, self.now, until_us)
+        try:
+            self.world.do(hold)
+        except PaymentRequired:
+            return None
+        return self._aside(ReserveModel(name, org, grant, account, amount))
+
+    def _aside(self, reserve: ReserveModel) -> ReserveModel:
+        self.reserves.append(reserve)
+        if reserve.grant is not None:
+            reserve.grant.held += reserve.amount
+        return reserve
+
+    def _put_back(self, reserve: ReserveModel) -> None:
+        self.reserves.remove(reserve)
+        if reserve.grant is not None:
+            reserve.grant.held -= reserve.amount
+
+    def smaller(self, reserve: ReserveModel, amount: int) -> Rehold:
+        """Return the operation that keeps `amount` of a reserve, under a new name."""
+        until_us = self.now + TTL_S * 1_000_000
+        org = self.org(reserve.org)
+        return Rehold(reserve.tx, self.tx("res"), org, amount, self.now, until_us)
+
+    def reheld(self, reserve: ReserveModel, operation: Rehold) -> None:
+        """Take note that it was done."""
+        self._put_back(reserve)
+        if operation.amount:
+            made = ReserveModel(
+                operation.into, reserve.org, reserve.grant, reserve.account, operation.amount
+            )
+            self._aside(made)
+
+    def rehold(self, reserve: ReserveModel, amount: int) -> None:
+        """Keep so much of a reserve."""
+        operation = self.smaller(reserve, amount)
+        assert self.world.do(operation) == Done(changed=True)
+        self.reheld(reserve, operation)
+        self.again("rehold", operation)
+
+    def plan(self, org: str, owner: str, tokens: int) -> CallModel | None:
+        """Plan a call that holds nothing, with all that is there beside calls; None when it is refused."""
+        call = self.call(org, *self.payers(org, owner), tokens)
+        there = {
+            account: self.world.left(account) + self.aside(account) for account in call.accounts
+        }
+        try:
+            call.decide(there)
+        except PaymentRequired:
+            return None
+        return self._kept(call, org, owner, "planned")
+
+    def charge(
+        self, kept: CallModel, tokens: int, reholds: Sequence[tuple[ReserveModel, int]] = ()
+    ) -> bool:
+        """Charge a planned call that used `tokens`, shrinking reserves; whether it was paid."""
+        self.now += 1
+        bill = kept.call.settle(Buckets(0, 0, 0, tokens, 0), "{}", "provider", "ok", self.now)
+        smaller = tuple(self.smaller(reserve, amount) for reserve, amount in reholds)
+        operation = bill.charge(kept.call, smaller)
+        (outcome,) = self.world.apply(operation)
+        for (reserve, _), rehold in zip(reholds, smaller, strict=True):
+            self.reheld(reserve, rehold)
+            self.again("rehold", rehold)
+        if isinstance(outcome, PaymentRequired):
+            return False
+        assert outcome == Done(changed=True)
+        self._paid(kept, tokens, *self.parts(kept, tokens))
+
+        def unseen() -> None:
+            # Ids of calls are made by the house: nobody charges again for one that has left the journal.
+            if not kept.archived:
+                assert self.world.apply(operation, again=True) == [Done(changed=False)]
+
+        self.repeatable.append(("charge", unseen))
+        self.repeatable.append(("hold", lambda: kept.archived or self.world.do(operation)))
+        return True
+
+    # --- calls and reserves that nobody pays for ------------------------------------------------------
+
     def end_unpaid(self, kept: CallModel, *, expired: bool) -> None:
         """Void a call, or let the sweeper find its hold."""
         if expired:
-            self.now += TTL_S * 1_000_000
-            with self.database.reading() as session:
-                overdue = expired_holds(session, self.now, limit=10_000)
-            operations: list[Operation] = [
-                r for r in overdue if r.tx in {c.call.id for c in self.calls}
-            ]
-            assert kept.call.id in {r.tx for r in operations}
+            assert kept.call.id in self.sweep()
         else:
-            operations = [Release(kept.call.id, self.now)]
+            self._released([Release(kept.call.id, self.now)])
+
+    def sweep(self) -> set[str]:
+        """Let every hold of this story expire; returns what they were called."""
+        self.now += TTL_S * 1_000_000
+        with self.database.reading() as session:
+            overdue = expired_holds(session, self.now, limit=10_000)
+        mine = {c.call.id for c in self.calls} | {reserve.tx for reserve in self.reserves}
+        return self._released([release for release in overdue if release.tx in mine])
+
+    def _released(self, operations: list[Release]) -> set[str]:
         self.world.apply(*operations)
         ended = {operation.tx for operation in operations}
         for other in self.calls:
@@ -358,15 +500,27 @@ class Economy:
                 other.state = "unpaid"
                 for grant, held in zip(other.grants, other.held, strict=True):
                     grant.held -= held
+        for reserve in [r for r in self.reserves if r.tx in ended]:
+            self._put_back(reserve)
         for operation in operations:
             self.again("release", operation)
+        return ended
 
     # --- what the model expects -----------------------------------------------------------------------
 
-    def expected(self, org: str, owner: str, cost: int) -> tuple[list[tuple[int, int]], int]:
-        """Return the draws (account, amount) and the wallet's part, by the published order."""
+    def expected(
+        self, org: str, owner: str, cost: int, *, aside: bool = False
+    ) -> tuple[list[tuple[int, int]], int]:
+        """Return the draws (account, amount) and the wallet's part, by the published order.
+
+        With `aside`, what reserves hold is there too.
+        """
+
+        def left(grant: GrantModel) -> int:
+            return grant.left + (self.aside(grant.account) if aside else 0)
+
         live = sorted(
-            (g for g in self.grants if g.org == org and g.expires_at > self.now and g.left > 0),
+            (g for g in self.grants if g.org == org and g.expires_at > self.now and left(g) > 0),
             key=lambda g: (g.expires_at, g.amount, g.id),
         )
         if related(self.org(org), self.org(owner), self.links, self.now):
@@ -379,7 +533,7 @@ class Economy:
             for grant in live:
                 if grant.code != code or (taken and code in ("city", "rival")):
                     continue
-                amount = min(rest * self.RATIOS[code] // 10_000, grant.left)
+                amount = min(rest * self.RATIOS[code] // 10_000, left(grant))
                 if amount:
                     draws.append((grant.account, amount))
                     taken = taken or code in ("city", "rival")
@@ -409,7 +563,7 @@ class Economy:
         rows = self.totals()
         found = []
         for org, expected in self.wallets.items():
-            held = sum(c.wallet_held for c in self.calls if c.org == org and c.state == "open")
+            held = expected - self.wallet_left(org)
             pending, debits, _, credits = rows[wallet(self.org(org))]
             if (credits - debits - pending, pending) != (expected - held, held):
                 found.append(f"wallet {org}: {rows[wallet(self.org(org))]}, not {expected}, {held}")

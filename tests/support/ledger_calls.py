@@ -54,7 +54,7 @@ class CallRules(RuleBasedStateMachine):
     @rule(org=st.sampled_from(ORGS), owner=OWNERS_CALLED, tokens=st.integers(0, 90))
     def admit(self, org: str, owner: str, tokens: int) -> None:
         e = self.e
-        have = e.wallets[org] - sum(c.wallet_held for c in self.open if c.org == org)
+        have = e.wallet_left(org)
 
         def fits(cost: int) -> bool:
             return e.expected(org, owner, cost)[1] <= have
@@ -265,13 +265,15 @@ class CallRules(RuleBasedStateMachine):
         """Let time pass as the house does: sweep once, lapse until nothing is left to lapse."""
         e = self.e
         e.now += span_us
-        if self.open:
-            e.end_unpaid(self.open[0], expired=True)
+        if self.open or e.reserves:
+            e.sweep()
         with self.database.session() as session:
             while lapse(session, e.now):
                 pass
             overdue = select(func.count()).where(col(Hold.expires_at_us) <= e.now)
             assert session.exec(overdue).one() == 0, "a hold outlived the sweep"
+        assert not self.open
+        assert not e.reserves
         for grant in e.grants:
             if grant.expires_at <= e.now:
                 grant.returned += grant.left

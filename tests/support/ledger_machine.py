@@ -2,7 +2,8 @@
 
     invariant                              exercised by                  checked by
     1  debits are credits, clearing is 0   every rule                    `books_balance`, verify
-    2  nobody spends more than it has      admit, issue, pay_out         `books_balance`, verify
+    2  nobody spends more than it has      admit, issue, pay_out,        `books_balance`, verify,
+                                           charge (beside reserves)      `_charged` (exact)
     3  a funder's money is all somewhere   issue, claim, lapse, refund   `_check_funders`, prove
     4  who paid a call adds up to it       serve, settle, free_calls     `_check_events`, verify(recost)
     5  caps: organisation, group, funder   issue, days_pass (gives room) `issue` (exact), cap_problems
@@ -12,7 +13,8 @@
     8  a leg is claimed once               claim, decide, claw_back,     claim_problems, prove
                                            refund in between
     9  holds are what is promised          admit, settle, end_unpaid,    `books_balance`, pass_time
-                                           days_pass (one sweep)
+                                           days_pass (one sweep),
+                                           put_aside, shrink, grow
     10 again is nothing                    repeat (every kind of act)    `repeat`
     11 published bytes do not change       rewrite, reprice by hand      `rewrite`, `_check_programmes`
     12 a larger estimate lowers no hold    admit, links, spent grants    `_check_estimates`
@@ -60,6 +62,7 @@ from support.ledger_checks import (
 from support.ledger_model import GrantModel
 from support.ledger_parties import PartyRules
 from support.ledger_payouts import PayoutModel
+from support.ledger_reserves import ReserveRules
 from support.ledger_world import World
 
 from catalog.ground.clock import DAY_US, HOUR_US
@@ -86,8 +89,8 @@ _CLEARING = (
 )
 
 
-class LedgerMachine(ArchiveRules, PartyRules):
-    """Calls, refunds, lapses, links, claims, payouts, archives and repeats."""
+class LedgerMachine(ArchiveRules, PartyRules, ReserveRules):
+    """Calls, reserves, refunds, lapses, links, claims, payouts, archives and repeats."""
 
     fresh: Callable[[], Database]
 
@@ -167,8 +170,10 @@ class LedgerMachine(ArchiveRules, PartyRules):
                     "SELECT code, dr_pending, dr_posted, cr_posted FROM ledger_account WHERE rule = 1"
                 )
             ).all()
-        assert held == {call.call.id for call in self.open}
+        reserves = {reserve.tx: reserve.amount for reserve in self.e.reserves}
+        assert held == {call.call.id for call in self.open} | reserves.keys()
         pending = sum(sum(call.held) + call.wallet_held + call.quota for call in self.open)
+        pending += sum(reserves.values())
         assert sum(row[1] for row in rows) == pending
         for code, promised, spent, received in rows:
             assert 0 <= promised + spent <= received, code

@@ -22,7 +22,10 @@ INFLUENCE_BP = 2500
 
 @dataclass
 class GrantModel:
-    """A voucher as the model keeps it. `used` is what calls have drawn less what was refunded."""
+    """A voucher as the model keeps it. `used` is what calls have drawn less what was refunded.
+
+    `held` is what calls and reserves hold of it.
+    """
 
     id: str
     account: int
@@ -46,6 +49,7 @@ class CallModel:
     `cost` is what was held for, then what caller and vouchers pay of `billed`; the rest is overrun.
     `own_returned` is what refunds covered of the wallet's part, `wallet_refunded` what it got of that: less
     where a reimbursement had been paid out already. `quota` is set where a free quota pays it all.
+    `state` is "planned" for a call that is to be charged and holds nothing, "open" for one that holds.
     """
 
     call: Call
@@ -96,6 +100,17 @@ class CallModel:
     def waiting(self) -> int:
         """The owner's share of what waits for funders."""
         return sum(self.owner_part(low, high) for low, high, waits in self.places() if waits)
+
+
+@dataclass
+class ReserveModel:
+    """An open hold for calls to come: of a grant, or (None) of an organisation's wallet."""
+
+    tx: str
+    org: str
+    grant: GrantModel | None
+    account: int
+    amount: int
 
 
 @dataclass
