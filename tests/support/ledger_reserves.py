@@ -100,6 +100,31 @@ class ReserveRules(RuleBasedStateMachine):
         for call in self.e.calls[before:]:
             self._charged(call, call.cost * percent // 100, [])
 
+    @rule(
+        org=st.sampled_from(ORGS),
+        owner=OWNERS_CALLED,
+        tokens=st.integers(1, 90),
+        percent=PERCENT_USED,
+        kept_percent=st.sampled_from([0, 30, 70]),
+    )
+    def serve_aside(
+        self, org: str, owner: str, tokens: int, percent: int, kept_percent: int
+    ) -> None:
+        """A whole call when all that its payers have is put aside: it is paid out of that, or refused."""
+        e, before = self.e, len(self.e.calls)
+        self.plan(org, owner, tokens)
+        for call in e.calls[before:]:
+            for grant in {id(grant): grant for grant in call.grants}.values():
+                e.put_aside(org, grant, grant.left)
+            e.put_aside(org, None, e.wallet_left(org))
+            used = call.cost * percent // 100
+            if self._charged(call, used, []):
+                continue
+            accounts = {grant.account for grant in call.grants} | {e.wallet_ids[org]}
+            mine = [reserve for reserve in e.reserves if reserve.account in accounts]
+            kept = [reserve.amount * kept_percent // 100 for reserve in mine]
+            self._charged(call, used, list(zip(mine, kept, strict=True)))
+
     def _charged(
         self, call: CallModel, tokens: int, reholds: list[tuple[ReserveModel, int]]
     ) -> bool:
