@@ -317,7 +317,10 @@ class Exchange:
         bill = call.settle(read.buckets, raw, source, outcome, tools.clock())
         try:
             if call.promised:
-                await tools.reserves.charge(call, bill)
+                try:
+                    await tools.writer.send(bill.charge(call))
+                except PaymentRequired:
+                    await tools.reserves.charge(call, bill)
             else:
                 await tools.writer.send(bill.operation(call, call.tx, bill.at_us))
         except (Conflict, PaymentRequired):

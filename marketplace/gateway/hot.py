@@ -283,17 +283,18 @@ class Hot:
             )
         try:
             call.hold_from_us = self.clock()
-            if replay is not None:
-                if await self._hold_once(call, name, replay, connection):
-                    return
-            elif self.reserves.promise(call):
+            if replay is None and self.reserves.promise(call):
+                call.held_at_us = call.hold_from_us
                 self.counters.promised += 1
             else:
-                await self._hold(call, name)
-            self.open_calls[call.tx] = call
-            try:
+                if replay is None:
+                    await self._hold(call, name)
+                elif await self._hold_once(call, name, replay, connection):
+                    return
                 call.held_at_us = self.clock()
                 self.counters.hold_s.observe((call.held_at_us - call.hold_from_us) / 1e6)
+            self.open_calls[call.tx] = call
+            try:
                 if connection.gone:
                     if not call.promised:
                         await self.writer.apply(Release(call.tx, self.clock()))

@@ -204,13 +204,10 @@ class Reserves:
                 self._start(account, call.key.org_id, demand.most)
 
     async def charge(self, call: Call, bill: Bill) -> None:
-        """Charge a call that was promised its money.
+        """Charge a call out of its reserves: its accounts have nothing left beside what is on hold.
 
-        Raises `PaymentRequired` when the account has nothing left and the reserve has expired.
+        Raises `PaymentRequired` when the reserves have expired, and what was in them has gone.
         """
-        with contextlib.suppress(PaymentRequired):
-            await self._writer.send(bill.charge(call))
-            return
         mine: dict[Reserve, int] = {}
         for reserve, amount in call.promised:
             self._retire(reserve)

@@ -107,6 +107,8 @@ class Desk:
     async def charge(self, call: Call, used: int) -> None:
         bill = call.settle(Buckets(0, 0, 0, used, 0), "{}", "engine", "ok", self.at_us)
         try:
+            await self.writer.apply(bill.charge(call))
+        except PaymentRequired:
             await self.reserves.charge(call, bill)
         finally:
             self.reserves.let_go(call)
