@@ -165,9 +165,7 @@ class PayoutRules(RuleBasedStateMachine):
     def adjust(self, org: str, amount: int, to_owner: bool, hours: int) -> None:
         """Two persons correct something between a wallet and an owner's share, maybe a day later."""
         e = self.e
-        if to_owner and amount > e.wallets[org] - sum(
-            c.wallet_held for c in e.calls if c.org == org and c.state == "open"
-        ):
+        if to_owner and amount > e.wallet_left(org):
             return
         source, target = owner_unsettled(e.org("maker")), wallet(e.org(org))
         if to_owner:
