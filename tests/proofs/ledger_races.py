@@ -3,10 +3,12 @@
     make prove-ledger-races [DURATION_S=60] [SEED=1]
 
 Three races: 8 processes on PostgreSQL, 64 threads of one process on SQLite, 4 processes on SQLite. Holds,
-settlements, releases, refunds, lapses, issues, claims (each step by whoever comes) and payouts compete;
+settlements, charges beside reserves and out of them, reserves that shrink, releases, refunds, lapses, issues,
+claims (each step by whoever comes) and payouts compete;
 every few seconds a process is killed with SIGKILL and another takes its place. Afterwards the sweeper and
 the jobs run once, and then: every invariant that the database can prove holds, no hold is left, every call
-that was answered is in the books, and each kind of thing did happen.
+that was answered is in the books, what was told of charges and reserves is in the journal, and each kind of
+thing did happen.
 """
 
 # `support` is importable only once the path is set, below.
@@ -50,6 +52,7 @@ from marketplace.payouts.tables import Payout
 from marketplace.vouchers.proof import prove
 from marketplace.vouchers.tables import Claim, Refund
 
+_RESERVE = col(Transfer.tx).startswith("res_", autoescape=True)
 _PAST_CALLS = 12
 """Calls of ten days ago: what they earned is mature, so that there is something to pay out."""
 
@@ -78,6 +81,7 @@ def race(name: str, url: str, processes: int, threads: int, duration_s: float, s
         racers = _Racers([url, economy.mark], Path(folder), threads, seed)
         problems = racers.run(processes, duration_s)
         acknowledged = (Path(folder) / "answered").read_text().split()
+        told = (Path(folder) / "told").read_text().splitlines()
     # Whatever anybody still held is overdue soon; sweep as if it were.
     with database.reading() as session:
         overdue = expired_holds(session, now_us() + 2 * HOLD_S * SECOND_US, limit=10**6)
@@ -91,11 +95,12 @@ def race(name: str, url: str, processes: int, threads: int, duration_s: float, s
     if report.open_holds:
         problems.append(f"{report.open_holds} holds were left")
     problems += _lost(database, acknowledged)
+    problems += _untrue(database, told)
     with database.reading() as session:
         problems += [*claim_problems(session), *cap_problems(session)]
         problems += usage_problems(session, [(economy.org("a"), economy.org("kin"))])
         problems += payout_problems(session, [economy.org(org) for org in (*OWNERS, "kin")])
-        raced = _raced(session, report.events)
+        raced = _raced(session)
     database.dispose()
     return Race(name, report, problems, racers.done, racers.kills, len(acknowledged), raced)
 
@@ -120,7 +125,7 @@ def _begun(database: Database, world: World) -> Economy:
     return economy
 
 
-def _raced(session: Session, events: int) -> dict[str, int]:
+def _raced(session: Session) -> dict[str, int]:
     """Return how often each thing that was to be raced has happened."""
 
     def count(column: Any, *where: Any) -> int:
@@ -133,9 +138,16 @@ def _raced(session: Session, events: int) -> dict[str, int]:
     def ends(kind: Kind) -> int:
         return count(col(Transfer.seq), Transfer.kind == int(kind), Transfer.leg == 0)
 
+    def posted(kind: Kind) -> int:
+        uses = (Transfer.code == int(Code.USE), Transfer.leg == 0, Transfer.kind == int(kind))
+        return count(col(Transfer.seq), *uses)
+
     return {
         "holds": ends(Kind.PENDING),
-        "settlements": events,
+        "settlements": posted(Kind.POST),
+        "charges": posted(Kind.POSTED),
+        "reserves": count(col(Transfer.seq), _RESERVE, Transfer.kind == int(Kind.PENDING)),
+        "reserves that shrank": count(col(Transfer.seq), _RESERVE, Transfer.kind == int(Kind.VOID)),
         "voids": ends(Kind.VOID),
         "expiries": ends(Kind.EXPIRE),
         "refunds": count(col(Refund.id)),
@@ -157,6 +169,7 @@ class _Racers:
         self.done: Counter[str] = Counter()
         self.kills = 0
         (folder / "answered").touch()
+        (folder / "told").touch()
 
     def run(self, processes: int, duration_s: float) -> list[str]:
         """Race for so long, killing one every few seconds; returns what went wrong."""
@@ -209,6 +222,35 @@ def _lost(database: Database, acknowledged: list[str]) -> list[str]:
     booked = {row[0] for row in connection.execute("SELECT id FROM usage_event").fetchall()}
     connection.close()
     return [f"{call} was answered and is lost" for call in set(acknowledged) - booked]
+
+
+def _untrue(database: Database, told: list[str]) -> list[str]:
+    """Return what racers were told of charges and reserves and the journal says otherwise."""
+    connection = database.raw_connection()
+    paid = dict(connection.execute("SELECT id, wallet_u FROM usage_event").fetchall())
+    promised, ended = (
+        dict(
+            connection.execute(
+                f"SELECT tx, amount FROM ledger_transfer WHERE kind IN ({kinds})"
+            ).fetchall()
+        )
+        for kinds in ("2", "3, 4, 5")
+    )
+    connection.close()
+    found = []
+    for line in told:
+        word, name, *rest = line.split()
+        if word == "paid":
+            true = paid.get(name) == int(rest[0])
+        elif word == "refused":
+            true = name not in paid
+        else:
+            into, amount = rest[0], int(rest[1])
+            kept = promised.get(into, 0) == amount and name in ended
+            true = (into not in promised) if word == "gone" or not amount else kept
+        if not true:
+            found.append(f"told: {line}; the journal says otherwise")
+    return found
 
 
 def _tell(result: Race) -> None:

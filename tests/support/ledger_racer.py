@@ -2,8 +2,9 @@
 
     python -m tests.support.ledger_racer URL MARK SECONDS THREADS SEED FOLDER
 
-It may be killed at any moment. Each settled call's id is written to FOLDER/answered once it was answered;
-FOLDER/ready-PID says that it has begun.
+It may be killed at any moment. Each settled or charged call's id is written to FOLDER/answered once it was
+answered, what else the ledger told of charges and reserves to FOLDER/told; FOLDER/ready-PID says that it has
+begun.
 """
 
 # `support` is importable only once the path is set, below.
@@ -17,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,10 +28,11 @@ from support.ledger_world import World
 
 from catalog.ground.clock import SECOND_US, now_us
 from catalog.ground.database import Database
-from catalog.ground.errors import TokenMartError
+from catalog.ground.errors import Conflict, PaymentRequired, TokenMartError
 from catalog.ground.ids import ulid
+from marketplace.gateway.money import Bill, Call
 from marketplace.ledger.accounts import take_control
-from marketplace.ledger.operations import Release
+from marketplace.ledger.operations import Available, Done, Hold, Leg, Rehold, Release
 from marketplace.ledger.sweep import expired_holds
 from marketplace.ledger.writer import LedgerWriter
 from marketplace.payouts import files, service
@@ -51,6 +54,14 @@ _AT_ONCE = 8
 """Threads of a process that may use the pooled connections: a pool has fewer than a race has threads."""
 
 
+class Aside(NamedTuple):
+    """A reserve of an organisation's wallet. Whoever takes it from the list is alone with it."""
+
+    tx: str
+    org: str
+    amount: int
+
+
 class Racer:
     """What the threads of one process share."""
 
@@ -63,6 +74,8 @@ class Racer:
         self.writer = LedgerWriter(self.database.raw_connection, f"racer-{ulid()}")
         self.random = random.Random(seed)
         self.acknowledged = os.open(folder / "answered", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self.told = os.open(folder / "told", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self.reserves: list[Aside] = []
         self.settled: list[tuple[str, int]] = []
         self.done: Counter[str] = Counter()
         self._payers: dict[tuple[str, str], tuple[float, object]] = {}
@@ -75,10 +88,11 @@ class Racer:
         steps = often * 6 + [self.claim, self.top_up] * 4
         steps += [self.sweep, self.lapse, self.jobs, self.pay] * 2
         while time.monotonic() < until:
-            step = self.call if self.random.random() < 0.7 else self.random.choice(steps)
+            calls = (self.call, self.call, self.call_aside)
+            step = self.random.choice(calls if self.random.random() < 0.7 else steps)
             try:
-                if step == self.call:
-                    self.call()
+                if step in calls:
+                    step()
                 else:
                     with self._control:
                         step()
@@ -116,6 +130,111 @@ class Racer:
         self.settled.append((call.id, tokens))
         if fate > 0.9:
             self.writer.submit(operation)
+
+    def call_aside(self) -> None:
+        """Charge a call beside a reserve or out of it; or shrink the reserve, give it up, walk away."""
+        aside = self._aside()
+        fate = self.random.random()
+        if fate < 0.05:
+            return
+        if fate < 0.1:
+            self.writer.submit(Release(aside.tx, now_us()))
+            return
+        if fate < 0.2:
+            self._shrink(aside, self.random.randrange(aside.amount + 1))
+            return
+        planned = self._planned(aside)
+        if planned is None:
+            self._keep(aside)
+            return
+        call, bill = planned
+        try:
+            if fate < 0.4:
+                raise PaymentRequired("Not even tried.")
+            self.writer.submit(bill.charge(call))
+        except PaymentRequired:
+            self._charge_out_of(aside, call, bill)
+        else:
+            self._keep(aside)
+            self._charged(call, bill)
+        if fate > 0.9:
+            self._again(call, bill)
+
+    def _aside(self) -> Aside:
+        """Take a reserve of this process, or make one of a part of somebody's wallet."""
+        with self._lock:
+            if len(self.reserves) > 3:
+                return self.reserves.pop(self.random.randrange(len(self.reserves)))
+        org, name, at_us = self.random.choice(ORGS), f"res_{ulid()}", now_us()
+        account, part = self.economy.wallet_ids[org], self.random.choice([1, 2, 4])
+        clearing = self.economy.books.clearing
+        held: list[int] = []
+
+        def decide(available: Available) -> tuple[tuple[Leg, ...], str]:
+            held[:] = [available[account] // part]
+            return (Leg(account, held[0], clearing),), "{}"
+
+        until_us = at_us + HOLD_S * SECOND_US
+        hold = Hold(name, self.economy.org(org), (account,), decide, at_us, until_us)
+        self.writer.submit(hold)
+        return Aside(name, org, held[0])
+
+    def _keep(self, aside: Aside) -> None:
+        with self._lock:
+            self.reserves.append(aside)
+
+    def _planned(self, aside: Aside) -> tuple[Call, Bill] | None:
+        """Plan a call that the reserve stands for, and let it be served; None when it is too small."""
+        record, payer = self._payers_of(aside.org, "maker")
+        tokens = self.random.randrange(1, 60)
+        call = self.economy.call(aside.org, record, payer, tokens, f"gen-{ulid()}")
+        call.started_at_us = now_us()
+        account = self.economy.wallet_ids[aside.org]
+        call.plan = call.draw(tokens, {account: aside.amount})
+        if call.plan.shortfall_u:
+            return None
+        used = tokens * self.random.choice([0, 30, 100, 100, 120]) // 100
+        return call, call.settle(Buckets(0, 0, 0, used, 0), "{}", "provider", "ok", now_us())
+
+    def _charge_out_of(self, aside: Aside, call: Call, bill: Bill) -> None:
+        smaller = self._smaller(aside, max(0, aside.amount - bill.wallet_u))
+        try:
+            self.writer.submit(bill.charge(call, (smaller,)))
+        except PaymentRequired:
+            self._tell(f"refused {call.id}")
+            raise
+        finally:
+            self._keep(Aside(smaller.into, aside.org, smaller.amount))
+        self._charged(call, bill)
+
+    def _charged(self, call: Call, bill: Bill) -> None:
+        os.write(self.acknowledged, f"{call.id}\n".encode())
+        self._tell(f"paid {call.id} {bill.wallet_u}")
+        self.settled.append((call.id, bill.cost_u))
+
+    def _again(self, call: Call, bill: Bill) -> None:
+        """Nobody is charged twice under one id."""
+        try:
+            self.writer.submit(bill.charge(call))
+        except Conflict:
+            return
+        raise AssertionError(f"{call.id} was charged again")
+
+    def _shrink(self, aside: Aside, amount: int) -> None:
+        smaller = self._smaller(aside, amount)
+        done = self.writer.submit(smaller)
+        assert isinstance(done, Done)
+        word = "kept" if done.changed else "gone"
+        self._tell(f"{word} {smaller.tx} {smaller.into} {amount}")
+        self._keep(Aside(smaller.into, aside.org, amount))
+
+    def _smaller(self, aside: Aside, amount: int) -> Rehold:
+        at_us, org = now_us(), self.economy.org(aside.org)
+        name, until_us = f"res_{ulid()}", at_us + HOLD_S * SECOND_US
+        return Rehold(aside.tx, name, org, amount, at_us, until_us)
+
+    def _tell(self, line: str) -> None:
+        os.write(self.told, f"{line}\n".encode())
 
     def _payers_of(self, org: str, owner: str) -> tuple:  # type: ignore[type-arg]
         known = self._payers.get((org, owner))
