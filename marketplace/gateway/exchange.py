@@ -50,8 +50,8 @@ from serving.routing import Choice, Failure, Router
 
 log = logging.getLogger(__name__)
 
-_JSON = "application/json"
-_EVENTS = "text/event-stream; charset=utf-8"
+_JSON = b"application/json"
+_EVENTS = b"text/event-stream; charset=utf-8"
 MOST_TRIES = 3
 """Engines that are asked for one call, as long as nothing of an answer has gone out."""
 
@@ -227,7 +227,7 @@ class Exchange:
             self._tools.router.answered(self._choice)
         call.first_token_us = self._tools.clock() - call.started_at_us
         headers = [
-            (b"content-type", _EVENTS.encode()),
+            (b"content-type", _EVENTS),
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
             *call.answer_headers(),
@@ -258,10 +258,10 @@ class Exchange:
             )
         document = self._talk.answer(answer.body, call)
         if self._replay is not None:
-            await self._replay.keep(_JSON, document, self._tools.clock())
+            await self._replay.keep(_JSON.decode(), document, self._tools.clock())
         bill = await self._settle(usage, raw, source, "ok")
         headers = [
-            (b"content-type", _JSON.encode()),
+            (b"content-type", _JSON),
             *call.answer_headers(),
             *bill.headers(),
         ]
@@ -282,7 +282,9 @@ class Exchange:
             )
             counted = usage
         if self._replay is not None:
-            await self._replay.keep(_EVENTS, streaming.last(None, counted), self._tools.clock())
+            await self._replay.keep(
+                _EVENTS.decode(), streaming.last(None, counted), self._tools.clock()
+            )
         bill = await self._settle(usage, raw, source, "ok")
         last = streaming.last(bill.cost_u, counted)
         if not self._began:

@@ -200,8 +200,8 @@ class Hot:
         # Byte-level tokenizers make at most one token of each byte, so the body's length bounds the
         # input without a tokenizer. Only where that bound does not fit the context is the engine asked.
         input_tokens, max_tokens = len(talk.body) + _TEMPLATE_TOKENS, 0
-        if media := _MEDIA.findall(talk.body):
-            input_tokens += len(media) * _MEDIA_TOKENS
+        if media := _media(talk.body):
+            input_tokens += media * _MEDIA_TOKENS
         if talk.has_output:
             asked = talk.envelope.asked_max_tokens
             usual = record.listing.max_output_tokens or self.options.default_max_tokens
@@ -435,6 +435,13 @@ class Hot:
         deadline = asyncio.get_running_loop().time() + patience_s
         while self.running and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
+
+
+def _media(body: bytes) -> int:
+    """Count the pictures and recordings of a request."""
+    # Their names have an underscore each: a single byte is found many times faster than a pattern.
+    first = body.find(b"_")
+    return len(_MEDIA.findall(body, max(0, first - 6), body.rfind(b"_") + 7)) if first >= 0 else 0
 
 
 def _no_key() -> Unauthenticated:
