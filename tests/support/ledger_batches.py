@@ -239,12 +239,16 @@ class Maker:
         row = usage(name, cost, wallet=mine, voucher=sum(posted) - mine)
         return self._world.settle(name, posted, cost, row=row)
 
+    def _ending(self, books: Reference) -> str:
+        """Return the name of a hold that is open, or of one that this batch may be about to make."""
+        return self._draw(st.sampled_from([*books.open, *self.names[-2:] * 2]), label="ending")
+
     def _release(self, books: Reference) -> Operation:
-        name = self._draw(st.sampled_from([*books.open, *self.names[-4:]]), label="released")
+        name = self._ending(books)
         return self._world.release(name, expired=self._draw(st.booleans()))
 
     def _rehold(self, books: Reference) -> Rehold:
-        name = self._draw(st.sampled_from([*books.open, *self.names[-4:]]), label="reheld")
+        name = self._ending(books)
         legs = books.open.get(name, ())
         into = self._name("res")
         self.names.append(into)
@@ -252,8 +256,8 @@ class Maker:
 
     def _charge(self, books: Reference) -> Operation:
         name = self._name("gen")
-        if self._draw(st.integers(0, 9)) == 0:
-            name = self._draw(st.sampled_from([*self.names[-4:], *self.calls[-4:]]))
+        if self._draw(st.integers(0, 3)) == 0:
+            name = self._draw(st.sampled_from([*self.names[-2:], *self.calls[-2:]]))
         self.calls.append(name)
         legs = self._legs(books) if self._draw(st.integers(0, 9)) else []
         reholds = [self._rehold(books) for _ in range(self._draw(st.sampled_from([0, 0, 1, 1, 2])))]
