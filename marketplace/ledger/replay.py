@@ -16,6 +16,7 @@ from marketplace.ledger.chain import GENESIS, rows_sha256
 from marketplace.ledger.chart import CLEARING, Code, Kind, Rule
 from marketplace.ledger.dialect import TRANSFER_COLUMNS, USAGE_COLUMNS
 from marketplace.ledger.groups import Group, Row
+from marketplace.ledger.holds import event_of
 
 Recost = Callable[[str, tuple[int, int, int, int, int], int], int | None]
 """From an event's frozen prices (JSON), its five token buckets and its start (µs) to its cost in
@@ -31,6 +32,7 @@ _PRICED = itemgetter(*map(USAGE_COLUMNS.index, ("prices", "started_at_us", *_BUC
 _POSTS = (int(Kind.POSTED), int(Kind.POST))
 _PLATFORM = (int(Code.OVERRUN), int(Code.ROUNDING))
 _PENDING, _POSTED, _POST = int(Kind.PENDING), int(Kind.POSTED), int(Kind.POST)
+_USE = int(Code.USE)
 
 
 class AccountRow(NamedTuple):
@@ -124,7 +126,9 @@ class Replay:
         flows = self._transfers(group.transfers)
         for event in group.events:
             before = rows[event[-1] - group.first_seq - 1] if event[-1] > group.first_seq else None
-            tx = before[2] if before is not None and len(before) == _WIDTH else event[0]
+            # A call that moved nothing has no rows of its own, and comes after somebody else's.
+            own = before is not None and len(before) == _WIDTH and event_of(before[2]) == event[0]
+            tx = before[2] if before is not None and own else event[0]
             self._event(event, flows.pop(tx, [0, 0, 0, 0, 0]))
         for tx, (into, out, _, _, posts) in flows.items():
             if into != out:
@@ -134,7 +138,7 @@ class Replay:
         return list(flows)
 
     def _transfers(self, rows: list[Row]) -> dict[str, list[int]]:
-        """Replay transfers; returns by tx: into clearing, out of it, wallet and platform in it, posts."""
+        """Replay transfers; returns by tx: into clearing, out of it, wallet and platform in it, payments."""
         flows: dict[str, list[int]] = {}
         debits, credits, clearing = self.debits, self.credits, self._clearing
         for _, _, tx, leg, kind, code, debit, credit, amount, debit_total, _ in rows:
@@ -155,7 +159,7 @@ class Replay:
                     flow[3] += amount * (code in _PLATFORM)
                 if debit == clearing:
                     flow[1] += amount
-                flow[4] += kind == _POST
+                flow[4] += kind == _POST or code == _USE
             if kind == _PENDING:
                 self.promise(tx, leg, debit, amount)
             elif kind != _POSTED:

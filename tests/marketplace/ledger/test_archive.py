@@ -87,6 +87,21 @@ def test_an_archived_post_still_counts_once(
     assert world.left(wallet) == left
 
 
+@pytest.mark.parametrize("charged", [False, True], ids=["settled", "charged"])
+def test_an_archived_post_counts_once_beside_a_call_that_moved_nothing(
+    world: World, tmp_path: Path, charged: bool
+) -> None:
+    wallet = world.account("wallet:a", 100)
+    if not charged:
+        world.do(world.hold("c1"))
+    free = world.charge("c1") if charged else world.settle("c1", [])
+    post = world.post("p1", world.bank, wallet, 10)
+    world.apply(post, free)
+    archive(world.database, CUT, tmp_path)
+    assert world.do(post) == Done(changed=False)
+    assert world.left(wallet) == 110
+
+
 def test_only_what_is_sealed_can_be_deleted(
     world: World, accounts: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -302,6 +302,33 @@ def test_a_forged_chain_does_not_hide_it(sqlite_url: str, forgery: str) -> None:
     database.dispose()
 
 
+@pytest.mark.parametrize("charged", [False, True], ids=["settled", "charged"])
+def test_a_payment_without_an_event_is_found_under_a_forged_chain(
+    sqlite_url: str, charged: bool
+) -> None:
+    """The last call is cut off its event, and batch and lane are made to end before it."""
+    database = Database(sqlite_url)
+    _happen(database)
+    world = World(database)
+    wallet = world.account("wallet:a")
+    if charged:
+        world.do(world.charge("last", (wallet, 9), wallet=9, voucher=0))
+    else:
+        world.do(world.hold("last", (wallet, 9)))
+        world.do(world.settle("last", [9], wallet=9, voucher=0))
+    world.close()
+    _tamper(
+        database,
+        "DELETE FROM usage_event WHERE id = 'last'",
+        f"UPDATE ledger_batch SET last_seq = last_seq - 1 WHERE lane = {world.lane} "
+        f"AND n = (SELECT max(n) FROM ledger_batch WHERE lane = {world.lane})",
+        f"UPDATE ledger_lane SET next_seq = next_seq - 1 WHERE id = {world.lane}",
+    )
+    _rechained(database)
+    assert verify(database).problems == ["last: posted without an event"]
+    database.dispose()
+
+
 def test_checks_of_others_are_part_of_the_proof(database: Database) -> None:
     _happen(database)
 
