@@ -217,9 +217,10 @@ class Reserves:
             reholds = [self._rehold(each, each.out - amount) for each, amount in mine.items()]
             try:
                 await self._writer.send(bill.charge(call, tuple(reholds)))
-            finally:
-                for reserve, each in zip(mine, reholds, strict=True):
-                    reserve.tx, reserve.amount = each.into, each.amount
+            except PaymentRequired:
+                _rename(mine, reholds)  # that much has been done
+                raise
+            _rename(mine, reholds)
 
     async def _give_back(self, accounts: Collection[int]) -> None:
         """Put back what is put aside on these accounts and not promised."""
@@ -330,9 +331,9 @@ class Reserves:
                 await self._writer.apply(Release(reserve.tx, self._clock()))
                 self._forget(reserve)
             elif reserve.out < reserve.amount:
-                each = self._rehold(reserve, reserve.out)
-                await self._writer.apply(each)
-                reserve.tx, reserve.amount = each.into, each.amount
+                rehold = self._rehold(reserve, reserve.out)
+                await self._writer.apply(rehold)
+                _rename((reserve,), (rehold,))
 
     def _rehold(self, reserve: Reserve, amount: int) -> Rehold:
         at_us = self._clock()
@@ -343,3 +344,10 @@ class Reserves:
 def _let_go(promised: Iterable[tuple[Reserve, int]]) -> None:
     for reserve, amount in promised:
         reserve.out -= amount
+
+
+def _rename(reserves: Iterable[Reserve], reholds: Iterable[Rehold]) -> None:
+    # Where a hold had expired there is nothing on hold now. Its calls are charged all the same, from what
+    # is there by then.
+    for reserve, rehold in zip(reserves, reholds, strict=True):
+        reserve.tx, reserve.amount = rehold.into, rehold.amount

@@ -96,7 +96,7 @@ class Charge(msgspec.Struct, frozen=True):
     `legs` are what each account pays, `entries` and `usage` as in `Settle`. The money comes from what the
     accounts have beside all holds; where that is too little, the charge is refused (`PaymentRequired`).
     `reholds` are done first, in the same step, so that it can come from what the caller holds there. They
-    stay done when the charge is refused.
+    stay done when the charge is refused so; any other refusal takes them back.
     """
 
     tx: str
