@@ -46,7 +46,7 @@ _CALLS = 128
 """Calls of the largest size that a reserve should be enough for, and at least how many."""
 _FEWEST_CALLS = 4
 _LOOK_S = 1.0
-_LIFE_US = 5 * SECOND_US
+_LIFE_US = 2 * SECOND_US
 """After so long a reserve is made anew, from what the account has then, or given up if few used it."""
 _EMPTY_US = SECOND_US
 """How long an account that had nothing is taken to have nothing."""
