@@ -13,6 +13,7 @@ A `Talk` is one request in its shape, a `Streaming` one streamed answer on its w
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Protocol
 
 import msgspec
@@ -39,6 +40,7 @@ _BOTH = ("max_tokens", "max_completion_tokens")
 _OLD = ("max_tokens",)
 _STREAM_OPTIONS = msgspec.Raw(b'{"include_usage":true,"continuous_usage_stats":true}')
 _NULL = b"null"
+_NAMES_OF_CHUNK = ("id", "object", "created", "model", "system_fingerprint")
 _NONE: frozenset[str] = frozenset()
 _UNDERSTOOD = frozenset(
     {"model", "messages", "prompt", "input", "stream", "stream_options"}
@@ -267,10 +269,22 @@ class _Passing:
         return b"\n\n".join(self._reader.made)
 
     def last(self, cost_u: int | None, counted: dict[str, Any] | None) -> bytes:
-        chunk = self._reader.usage_chunk
-        usage = chunk + b"\n\n" if chunk is not None and self._wants_usage else b""
+        usage = self._usage_chunk(counted) + b"\n\n" if self._wants_usage else b""
         cost = b"" if cost_u is None else b": cost_u=%d\n\n" % cost_u
         return usage + cost + DONE + b"\n\n"
+
+    def _usage_chunk(self, counted: dict[str, Any] | None) -> bytes:
+        """Return the chunk that tells usage: the engine's, or one like its others with what is known."""
+        reader = self._reader
+        if reader.usage_chunk is not None:
+            return reader.usage_chunk
+        like: dict[str, Any] = {}
+        with contextlib.suppress(
+            UpstreamFailed
+        ):  # it has been paid for, whatever its chunks are like
+            newest = reader.usage or (reader.made[-1] if reader.made else b"data:{}")
+            like = {k: v for k, v in _chunk(newest).items() if k in _NAMES_OF_CHUNK}
+        return b"data: " + _encode(like | {"choices": [], "usage": counted or self.usage()[0]})
 
 
 class _Translating:

@@ -179,3 +179,33 @@ def test_the_usage_at_the_end_is_what_was_billed(
         event.output + event.reasoning,
     )
     assert (given, usage["output_tokens"]) == ((INPUT, OUTPUT) if replies is usual else (7, 7))
+
+
+def telling_as_it_goes(asked: Asked) -> Reply:
+    """Tell usage in every chunk of the answer and in none of its own, as some engines do."""
+    *chunks, done = [e for e in usual(asked).events if b'"choices":[]' not in e.replace(b" ", b"")]
+    told = []
+    for event in chunks:
+        document = json.loads(event.removeprefix(b"data: "))
+        usage = {"prompt_tokens": INPUT, "completion_tokens": OUTPUT}
+        document["usage"] = usage | {"total_tokens": INPUT + OUTPUT}
+        compact = json.dumps(document, separators=(",", ":"))
+        told.append(b"data: " + compact.encode() + b"\n\n")
+    return Reply(events=[*told, done])
+
+
+@pytest.mark.parametrize("replies", [usual, telling_as_it_goes, silent])
+def test_who_asks_a_chat_for_usage_is_told_what_was_billed(
+    market: Market, engine: Upstream, replies: Callable[[Asked], Reply]
+) -> None:
+    engine.answer = replies
+    engine.tokens = 7
+    payer = Payer(market, engine, "translated")
+    told = payer.told("/v1/chat/completions", ulid())
+    (event,) = events_of(market, payer.org_id)
+    (last,) = [chunk for chunk in told if chunk["usage"] is not None]
+    assert last is told[-1]
+    assert (last["choices"], last["id"]) == ([], told[0]["id"])
+    given = (last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"])
+    assert given == (event.input_uncached + event.cache_read, event.output + event.reasoning)
+    assert given == ((7, 7) if replies is silent else (INPUT, OUTPUT))
