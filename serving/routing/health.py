@@ -58,6 +58,7 @@ class Health(Circuit):
         "errors",
         "first_tokens",
         "in_flight",
+        "last_probe",
         "rates",
         "seed",
         "successes",
@@ -76,6 +77,8 @@ class Health(Circuit):
         self.apart: dict[str, Circuit] = {}
         """Open circuits of callers whose calls alone have failed here."""
         self.apart_until_s = 0.0
+        self.last_probe = ""
+        """Whose probe failed last, while the circuit is open for all."""
         self.rates: deque[tuple[float, float]] = deque(maxlen=_SAMPLES)
         self.first_tokens: deque[tuple[float, float]] = deque(maxlen=_SAMPLES)
 
@@ -93,12 +96,15 @@ class Health(Circuit):
         if now_s < self.shut_until_s:
             return "cooling" if self.open else "busy"
         if self.open:
-            return "probing" if self.probing else ""
+            return "probing" if self.probing else self._state_apart(caller, now_s)
         if self.apart and now_s > self.apart_until_s:
             self.apart.clear()
         if not self.apart:
             self.shut_until_s = 0.0
             return ""
+        return self._state_apart(caller, now_s)
+
+    def _state_apart(self, caller: str, now_s: float) -> str:
         alone = self.apart.get(caller)
         if alone is None:
             return ""
@@ -131,6 +137,13 @@ class Health(Circuit):
         While a circuit is open only the probe counts for it: the rest began before.
         """
         if trial is not None and trial.open:
+            if trial is self and caller and caller == self.last_probe:
+                # It has failed for him already; whether for others is for them to find out.
+                alone = self.apart.setdefault(caller, Circuit(now_s))
+                self._trip(alone, breaker, now_s)
+                return
+            if trial is self:
+                self.last_probe = caller
             self._trip(trial, breaker, now_s)
             return
         if self.open or caller in self.apart:
@@ -158,6 +171,7 @@ class Health(Circuit):
     def close(self, now_s: float) -> None:
         """Trust the endpoint again, but for callers who are apart."""
         super().close(now_s)
+        self.last_probe = ""
         self.errors.clear()
         if self.apart:
             self.shut_until_s = -1.0

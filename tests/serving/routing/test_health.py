@@ -284,6 +284,29 @@ def test_who_is_apart_comes_back_by_a_probe_of_his_own(router: Router, clock: Ha
     assert router.choose([A], caller="one").why == "only", "trusted as at first"
 
 
+def test_one_callers_probes_do_not_keep_an_engine_from_the_others(
+    router: Router, clock: HandClock
+) -> None:
+    _fail(router, A, 3, "status", "greedy")
+    _fail(router, A, 1, "status", "modest")
+    clock.wait(1)
+    _fail(router, A, 1, "status", "greedy")  # it is everybody's matter, so it counts for everybody
+    with pytest.raises(Unavailable, match="cooling for 2"):
+        router.choose([A], caller="modest")
+    clock.wait(2)
+    for pause_s in (2, 4, 8):
+        _fail(router, A, 1, "status", "greedy")  # it has failed for him before
+        with pytest.raises(Unavailable, match=f"cooling for {pause_s}"):
+            router.choose([A], caller="greedy")
+        other = router.choose([A], caller="modest")
+        assert other.probe
+        router.abandoned(other)
+        clock.wait(pause_s)
+    router.ended(router.choose([A], caller="modest"), 1)
+    assert _state(router) == "closed"
+    assert router.choose([A], caller="modest").why == "only"
+
+
 def test_a_caller_who_stays_away_is_forgotten(router: Router, clock: HandClock) -> None:
     _fail(router, A, 3, "status", "one")
     clock.wait(122)
