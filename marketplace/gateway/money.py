@@ -32,10 +32,6 @@ FEWEST_OUTPUT_TOKENS = 16
 """An answer is not cut below this to make it affordable (or below what was asked, when that is less)."""
 
 
-class ReservesFirst(PaymentRequired):
-    """Too little is left, but some is put aside by this worker (`reserves`)."""
-
-
 @dataclass(frozen=True, slots=True)
 class Books:
     """The ids of the accounts that every settlement may need."""
@@ -86,7 +82,7 @@ class Call:
     promised: Promised = ()
     """Its part of the worker's reserves; nothing where it has a hold of its own."""
     waits_for_reserves: bool = False
-    """Whether a hold that would be refused or shortened should first say so (`ReservesFirst`)."""
+    """Whether a hold is refused rather than shortened, because its worker has put some money aside."""
     why: str = "only"
     """Why this endpoint: the router's word, kept on the usage event."""
     marks: tuple[str, ...] = ()
@@ -120,7 +116,7 @@ class Call:
         plan = self.draw(self.max_tokens, available)
         if not self.affords(plan, available):
             if self.waits_for_reserves:
-                raise ReservesFirst("Some of it is put aside.", rule="payment.affordable")
+                raise PaymentRequired("Some of it is put aside.", rule="payment.affordable")
             affordable = largest(
                 lambda tokens: self.affords(self.draw(tokens, available), available),
                 self.max_tokens,

@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable
 from catalog.ground.clock import SECOND_US, Clock
 from catalog.ground.errors import PaymentRequired, TokenMartError
 from catalog.ground.ids import new_id
-from marketplace.gateway.money import Bill, Call, ReservesFirst
+from marketplace.gateway.money import Bill, Call
 from marketplace.ledger.operations import (
     Available,
     Held,
@@ -178,7 +178,9 @@ class Reserves:
         call.waits_for_reserves = self._some_on(call.accounts)
         try:
             held = await self._writer.send(call.hold(self._ttl_s))
-        except ReservesFirst:
+        except PaymentRequired:
+            if not call.waits_for_reserves:
+                raise
             call.waits_for_reserves = False
             await self._give_back(call.accounts)
             held = await self._writer.send(call.hold(self._ttl_s))
