@@ -271,7 +271,7 @@ class Reserves:
             elif reserve.account_id not in self._making:
                 self._start(reserve.account_id, reserve.org_id, reserve.most)
         for reserve in self._all_leaving():
-            if reserve.out < reserve.amount:
+            if not reserve.out or reserve.out < reserve.amount:
                 await self._shrink(reserve)
             elif reserve.until_us - at_us < self._ttl_us * 2 // 3:
                 reserve.until_us = at_us + self._ttl_us

@@ -1,4 +1,4 @@
-"""A running marketplace for each kind of database."""
+"""A running marketplace, and a bare ledger, for each kind of database."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import openai
 import pytest
+from support.ledger_world import World
 from support.market import Market, environment_of
 
+from catalog.ground.database import Database
 from catalog.ground.ids import ulid
 
 
@@ -31,6 +33,15 @@ def market(
     yield market
     market.stop()
     assert market.problems() == []
+
+
+@pytest.fixture
+def world(database: Database) -> Iterator[World]:
+    """A ledger on each kind of database; when the test is done, it must still be exact."""
+    world = World(database)
+    yield world
+    world.close()
+    assert world.problems() == []
 
 
 @pytest.fixture

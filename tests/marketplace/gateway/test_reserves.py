@@ -99,6 +99,13 @@ class Desk:
             await self.writer.apply(Release(call.tx, self.at_us))
         await self.settled()
 
+    async def busy_purse(self, amount: int) -> tuple[int, OrgLadder]:
+        """Return an account that many calls of 100 draw on, and who pays from it."""
+        purse = self.account(amount)
+        payer = self.payer(voucher(purse))
+        await self.busy(lambda: self.call(payer, 100))
+        return purse, payer
+
     async def settled(self) -> None:
         """Wait until nothing is being made."""
         while self.reserves._tasks:
@@ -137,14 +144,6 @@ def voucher(account: int, ratio_bp: int = 10_000, **more: Any) -> Step:
 def _filled(kind: type, **known: Any) -> Any:
     """Return a record with these fields, and nothing in the others."""
     return kind(**({field.name: "" for field in fields(kind)} | known))
-
-
-@pytest.fixture
-def world(database: Database) -> Iterator[World]:
-    world = World(database)
-    yield world
-    world.close()
-    assert world.problems() == []
 
 
 @asynccontextmanager
@@ -189,14 +188,11 @@ def test_a_busy_account_gets_a_reserve_and_calls_are_charged_beside_it(
 
 def test_a_reserve_is_a_small_part_divided_among_workers(database: Database, world: World) -> None:
     async def story(desk: Desk) -> None:
-        purse, scarce = desk.account(16_000), desk.account(6_300)
-        for account in (purse, scarce):
-            payer = desk.payer(voucher(account))
-            await desk.busy(lambda payer=payer: desk.call(payer, 100))  # type: ignore[misc]
+        purse, _ = await desk.busy_purse(16_000)
+        scarce, _ = await desk.busy_purse(6_300)
         assert desk.held(purse, scarce) == [1_000, 0]  # a sixteenth; four calls are the least
         desk.reserves.divide(2)
-        third = desk.account(16_000)
-        await desk.busy(lambda: desk.call(desk.payer(voucher(third)), 100))
+        third, _ = await desk.busy_purse(16_000)
         assert desk.held(third) == [500]
 
     run(database, world, story)
@@ -204,9 +200,7 @@ def test_a_reserve_is_a_small_part_divided_among_workers(database: Database, wor
 
 def test_the_last_of_the_money_is_not_kept_from_a_call(database: Database, world: World) -> None:
     async def story(desk: Desk) -> None:
-        purse = desk.account(16_000)
-        payer = desk.payer(voucher(purse))
-        await desk.busy(lambda: desk.call(payer, 100))
+        purse, payer = await desk.busy_purse(16_000)
         assert desk.held(purse) == [1_000]
         running = desk.call(payer, 100)
         assert desk.reserves.promise(running)
@@ -228,9 +222,7 @@ def test_a_charge_is_paid_out_of_the_reserve_when_nothing_is_left_beside_it(
     database: Database, world: World
 ) -> None:
     async def story(desk: Desk) -> None:
-        purse = desk.account(16_000)
-        payer = desk.payer(voucher(purse))
-        await desk.busy(lambda: desk.call(payer, 100))
+        purse, payer = await desk.busy_purse(16_000)
         running = [desk.call(payer, 100) for _ in range(10)]
         assert all(desk.reserves.promise(call) for call in running)
         # A grant that is taken away gives back all that it has not promised.
@@ -247,6 +239,8 @@ def test_a_charge_is_paid_out_of_the_reserve_when_nothing_is_left_beside_it(
             await desk.reserves.hold(other)
         await asyncio.gather(*(desk.charge(call, 100) for call in running[2:]))
         assert desk.world.totals(purse) == (0, 16_000, 16_000)
+        await desk.reserves._look()
+        assert not desk.reserves._some_on([purse])  # used up, and forgotten
 
     run(database, world, story)
 
@@ -255,9 +249,7 @@ def test_nobody_is_served_for_nothing_when_a_reserve_has_expired(
     database: Database, world: World
 ) -> None:
     async def story(desk: Desk) -> None:
-        purse = desk.account(16_000)
-        payer = desk.payer(voucher(purse))
-        await desk.busy(lambda: desk.call(payer, 100))
+        purse, payer = await desk.busy_purse(16_000)
         call = desk.call(payer, 100)
         assert desk.reserves.promise(call)
         with database.reading() as session:
@@ -284,9 +276,7 @@ def test_reserves_follow_what_is_left_and_go_when_nobody_calls(
     database: Database, world: World
 ) -> None:
     async def story(desk: Desk) -> None:
-        purse = desk.account(160_000)
-        payer = desk.payer(voucher(purse))
-        await desk.busy(lambda: desk.call(payer, 100))
+        purse, payer = await desk.busy_purse(160_000)
         assert desk.held(purse) == [10_000]
         running = desk.call(payer, 100)
         for _ in range(BUSY):

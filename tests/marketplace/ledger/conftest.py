@@ -1,4 +1,4 @@
-"""A world for each test."""
+"""Databases of their own for those who need many."""
 
 from __future__ import annotations
 
@@ -8,19 +8,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from support.ledger_world import World
 
 from catalog.ground.database import Database
 from catalog.ground.ids import ulid
-
-
-@pytest.fixture
-def world(database: Database) -> Iterator[World]:
-    """A ledger on each kind of database; when the test is done, it must still be exact."""
-    world = World(database)
-    yield world
-    world.close()
-    assert world.problems() == []
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
