@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
@@ -27,6 +27,9 @@ from catalog.ground.errors import (
 )
 from catalog.ground.rendering import RenderedError
 from marketplace.gateway.handover import CALLS, Passage, give_away, is_call
+
+if TYPE_CHECKING:
+    from marketplace.gateway.records import KeyRecord
 
 _LARGEST_HEAD = 64 * 1024
 _MOST_AHEAD = 8
@@ -51,15 +54,19 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Request:
-    """One whole request. Header names are lower case; of a repeated header the last one counts."""
+    """One whole request. Header names are lower case; of a repeated header the last one counts.
 
-    __slots__ = ("body", "chunked", "client", "headers", "keep_alive", "path", "refusal")
+    `key` is whose it is, once that is known.
+    """
+
+    __slots__ = ("body", "chunked", "client", "headers", "keep_alive", "key", "path", "refusal")
 
     def __init__(self, path: str, headers: dict[bytes, bytes], client: str) -> None:
         self.path = path
         self.headers = headers
         self.client = client
         self.body = b""
+        self.key: KeyRecord | None = None
         self.keep_alive = True
         self.chunked = True
         self.refusal: TokenMartError | None = None

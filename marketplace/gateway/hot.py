@@ -157,6 +157,7 @@ class Hot:
         if not secret:
             raise _no_key()
         key = self.directory.known_key(secret) or await self.directory.key(secret)
+        request.key = key
         key.check(at_us, request.client)
         if request.path in TOKEN_COUNTS:
             await self._count(generation_id, key, request, connection)

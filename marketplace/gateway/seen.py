@@ -17,13 +17,12 @@ import msgspec
 
 from catalog.ground.clock import SECOND_US, Clock
 from catalog.ground.rendering import known
-from marketplace.gateway.request import ClientGone, bearer
+from marketplace.gateway.request import ClientGone
 
 if TYPE_CHECKING:
     from marketplace.gateway.door import Request
     from marketplace.gateway.money import Call
     from marketplace.gateway.options import Options
-    from marketplace.gateway.records import KeyRecord
     from marketplace.gateway.traces import Trace
 
 TELL_S = 0.5
@@ -103,8 +102,7 @@ def decode(payload: bytes) -> list[Seen]:
 class Watcher:
     """Looks at every answered request of one worker.
 
-    `tell` sends bytes to the office, `behind` says how many bytes of what was told have not left yet, and
-    `known_key` finds a key that is in memory.
+    `tell` sends bytes to the office, and `behind` says how many bytes of what was told have not left yet.
     """
 
     def __init__(
@@ -113,7 +111,6 @@ class Watcher:
         clock: Clock,
         tell: Callable[[bytes], None],
         behind: Callable[[], int],
-        known_key: Callable[[str], KeyRecord | None],
     ) -> None:
         self._every = options.log == "json"
         slow = options.log != "off" and options.slow_request_s
@@ -121,7 +118,6 @@ class Watcher:
         self._clock = clock
         self._tell = tell
         self._behind = behind
-        self._known_key = known_key
         self._seen: list[Seen] = []
         self.dropped = 0
 
@@ -150,7 +146,7 @@ class Watcher:
         if call is not None:
             _tell_of_call(seen, call)
         else:
-            self._tell_of_refusal(seen, request)
+            _tell_of_refusal(seen, request)
         if trace is not None and sampled:
             seen.trace_id, seen.parent_id, seen.span_id = (
                 trace.trace_id,
@@ -174,17 +170,17 @@ class Watcher:
         else:
             self._tell(_encoder.encode(seen))
 
-    def _tell_of_refusal(self, seen: Seen, request: Request) -> None:
-        """Fill in what can be known of a request that did not become a call."""
-        secret = bearer(request.headers)
-        key = self._known_key(secret) if secret else None
-        if key is not None:
-            seen.org, seen.key = key.org_id, key.id
-        try:
-            model = _asked.decode(request.body).model
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            return
-        seen.listing = model if _NAME.fullmatch(model) else ""
+
+def _tell_of_refusal(seen: Seen, request: Request) -> None:
+    """Fill in what can be known of a request that did not become a call."""
+    key = request.key
+    if key is not None:
+        seen.org, seen.key = key.org_id, key.id
+    try:
+        model = _asked.decode(request.body).model
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return
+    seen.listing = model if _NAME.fullmatch(model) else ""
 
 
 def _tell_of_call(seen: Seen, call: Call) -> None:

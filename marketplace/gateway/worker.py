@@ -120,7 +120,6 @@ class Worker:
                 hot.clock,
                 lambda told: channel.tell("seen", told),
                 lambda: channel.behind,
-                self._directory.known_key,
             )
         passage = Passage(self._ends[1], self._adopt)
         trusted = frozenset(options.trusted_proxies)

@@ -89,9 +89,13 @@ def test_the_calls_reach_more_than_one_worker(three: Market, slug: str) -> None:
             asking = [client.chat.completions.create(model=slug, messages=ASK) for _ in range(48)]
             await asyncio.gather(*asking)
 
-    asyncio.run(calls())
-    lanes = {event.lane for event in events_of(three, org_id)}
-    assert 2 <= len(lanes) <= WORKERS
+    def more_than_one() -> bool:
+        # Which worker accepts a connection is the kernel's affair: a busy machine may leave it to one.
+        asyncio.run(calls())
+        return len({event.lane for event in events_of(three, org_id)}) > 1
+
+    wait_until(more_than_one)
+    assert len({event.lane for event in events_of(three, org_id)}) <= WORKERS
 
 
 def test_one_worker_is_killed(three: Market, slug: str, engine: Upstream) -> None:
