@@ -123,8 +123,12 @@ class Health(Circuit):
         return (until_s if alone is None else max(until_s, alone.shut_until_s)) - now_s
 
     def succeeded(self, now_s: float, trial: Circuit | None) -> None:
-        """It answered; `trial` is the circuit that waited for that."""
+        """A call has ended well; `trial` is the circuit that waited for that."""
         self.successes += 1
+        self.recovered(now_s, trial)
+
+    def recovered(self, now_s: float, trial: Circuit | None) -> None:
+        """It answers, whatever the answer will be like."""
         if trial is not None and trial.open:
             if trial is self:
                 self.close(now_s)

@@ -227,7 +227,7 @@ class Router:
         """Note the first byte of a stream: the endpoint is well, and that is how long it took."""
         if choice.running:
             now_s = self._clock()
-            choice.health.succeeded(now_s, choice.trial)
+            choice.health.recovered(now_s, choice.trial)
             choice.health.first_tokens.append((now_s, now_s - choice.started_s))
             choice.trial = None  # It has told; how the rest of it goes is an ordinary matter.
 

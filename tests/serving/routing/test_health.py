@@ -50,6 +50,19 @@ def test_errors_far_apart_do_not(router: Router, clock: HandClock) -> None:
     assert _state(router) == "closed"
 
 
+def test_a_stream_is_one_call_when_errors_are_weighed(router: Router) -> None:
+    """A quarter breaks off after the first byte: a fifth would do, and beginning well is no other answer."""
+    for _ in range(3):
+        for fails in (False, False, False, True):
+            choice = router.choose([A])
+            router.answered(choice)
+            if fails:
+                router.failed(choice, "broken")
+            else:
+                router.ended(choice, 10)
+    assert _state(router) == "cooling"
+
+
 def test_few_errors_among_many_answers_do_not(router: Router, clock: HandClock) -> None:
     for _ in range(50):
         for _ in range(20):
