@@ -210,13 +210,13 @@ class Reserves:
 
         Raises `PaymentRequired` when the reserves have expired, and what was in them has gone.
         """
-        mine: dict[Reserve, int] = {}
-        for reserve, amount in call.promised:
+        mine = dict.fromkeys(reserve for reserve, _ in call.promised)
+        for reserve in mine:
             self._retire(reserve)
-            mine[reserve] = mine.get(reserve, 0) + amount
         async with self._reshaping:
             # What the other calls are promised stays on hold; what this one was is there to be spent.
-            reholds = [self._rehold(each, each.out - amount) for each, amount in mine.items()]
+            self.let_go(call)
+            reholds = [self._rehold(each, each.out) for each in mine]
             try:
                 await self._writer.send(bill.charge(call, tuple(reholds)))
             except PaymentRequired:
@@ -262,9 +262,13 @@ class Reserves:
     async def _look(self) -> None:
         at_us = self._clock()
         self._demand = {}
-        self._empty_until_us = {a: t for a, t in self._empty_until_us.items() if t > at_us}
+        # An instant that lies too far ahead was written before the clock was set back.
+        soon_us = at_us + _EMPTY_US
+        self._empty_until_us = {
+            a: t for a, t in self._empty_until_us.items() if at_us < t <= soon_us
+        }
         for reserve in list(self._open.values()):
-            if at_us - reserve.made_at_us < self._life_us:
+            if 0 <= at_us - reserve.made_at_us < self._life_us:
                 continue
             if reserve.calls < BUSY:
                 self._retire(reserve)
@@ -273,7 +277,7 @@ class Reserves:
         for reserve in self._all_leaving():
             if not reserve.out or reserve.out < reserve.amount:
                 await self._shrink(reserve)
-            elif reserve.until_us - at_us < self._ttl_us * 2 // 3:
+            elif not self._ttl_us * 2 // 3 <= reserve.until_us - at_us <= self._ttl_us:
                 reserve.until_us = at_us + self._ttl_us
                 await self._writer.apply(Renew(reserve.tx, reserve.until_us))
 

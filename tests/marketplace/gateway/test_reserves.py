@@ -272,6 +272,63 @@ def test_nobody_is_served_for_nothing_when_a_reserve_has_expired(
     run(database, world, story)
 
 
+def test_a_call_whose_reserve_has_gone_leaves_the_others_what_they_were_promised(
+    database: Database, world: World
+) -> None:
+    """The wallet's reserve has expired and its money is spent; the voucher's still stands."""
+
+    async def story(desk: Desk) -> None:
+        purse, wallet = desk.account(1_600_000), desk.account(1_600_000, "wallet")
+        payer = desk.payer(voucher(purse, 5_000), wallet=wallet)
+        await desk.busy(lambda: desk.call(payer, 100))
+        large, small = desk.call(payer, 1_000), desk.call(payer, 100)
+        assert desk.reserves.promise(large)
+        assert desk.reserves.promise(small)
+        gone = desk.reserves._open[wallet].tx
+        await desk.writer.apply(Release(gone, desk.at_us, expired=True))
+        for account in (purse, wallet):
+            spent = Entry(Code.VOID_GRANT, account, world.bank, world.left(account))
+            await desk.writer.apply(Post(f"spend:{account}", (spent,), T0))
+
+        async def settle(call: Call) -> tuple[int, int]:
+            bill = call.settle(Buckets(0, 0, 0, call.max_tokens, 0), "{}", "e", "ok", desk.at_us)
+            with pytest.raises(PaymentRequired):
+                await desk.reserves.charge(call, bill)
+            late = call.late_hold(bill, desk.at_us, TTL_S)
+            await desk.writer.apply(late)
+            await desk.writer.apply(bill.operation(call, late.tx, desk.at_us))
+            desk.reserves.let_go(call)
+            return bill.voucher_u, bill.overrun_u
+
+        bills = await asyncio.gather(settle(large), settle(small))
+        assert list(bills) == [(500, 500), (50, 50)]
+
+    run(database, world, story)
+
+
+def test_a_clock_that_is_set_back_keeps_no_reserve_longer(database: Database, world: World) -> None:
+    async def story(desk: Desk) -> None:
+        purse, payer = await desk.busy_purse(160_000)
+        running = desk.call(payer, 100)
+        assert desk.reserves.promise(running)
+        desk.at_us -= 3_600 * SECOND_US
+        await desk.reserves._look()
+        assert desk.reserves._open == {}  # few have called; it does not live on for an hour
+        assert desk.held(purse) == [100]
+        desk.at_us -= 3_600 * SECOND_US
+        await desk.reserves._look()
+        with database.reading() as session:
+            # If its worker dies now, it is not there for an hour either.
+            assert len(expired_holds(session, desk.at_us + 60 * SECOND_US)) == 1
+        desk.at_us += 50 * SECOND_US
+        await desk.reserves._look()
+        with database.reading() as session:
+            assert expired_holds(session, desk.at_us + 50 * SECOND_US) == []
+        await desk.charge(running, 40)
+
+    run(database, world, story)
+
+
 def test_reserves_follow_what_is_left_and_go_when_nobody_calls(
     database: Database, world: World
 ) -> None:
