@@ -31,6 +31,8 @@ BEHIND = {
 }
 """By change marker: what is stale when it is raised."""
 _STRANGERS = 10_000
+_NOTHING_US = 5_000_000
+"""How long it is believed that there is nothing under a name: a price may begin, which raises no marker."""
 _STALE_US = 30_000_000
 """Without news of the markers for this long, nothing that is kept may be trusted any more."""
 
@@ -49,14 +51,15 @@ class Loader(Protocol):
 class _Cache(Generic[Value]):
     """A dictionary that loads what is missing, once for all who wait.
 
-    That there is nothing under a name is kept as well: strangers' guesses do not reach the database
-    twice. Any other failure is told to those who wait and forgotten.
+    That there is nothing under a name is kept for a while as well: strangers who repeat a guess do not
+    reach the database each time. Any other failure is told to those who wait and forgotten.
     """
 
-    def __init__(self, load: Callable[[str], Awaitable[Value]]) -> None:
+    def __init__(self, load: Callable[[str], Awaitable[Value]], clock: Clock) -> None:
         self._load = load
+        self._clock = clock
         self._known: dict[str, Value] = {}
-        self._nothing: dict[str, TokenMartError] = {}
+        self._nothing: dict[str, tuple[TokenMartError, int]] = {}
         self._loading: dict[str, asyncio.Future[Value]] = {}
         self._generation = 0
 
@@ -68,8 +71,8 @@ class _Cache(Generic[Value]):
         if found is not None:
             return found
         nothing = self._nothing.get(name)
-        if nothing is not None:
-            raise copy(nothing)
+        if nothing is not None and self._clock() < nothing[1]:
+            raise copy(nothing[0])
         waiting = self._loading.get(name)
         if waiting is None:
             waiting = asyncio.ensure_future(self._fill(name))
@@ -84,7 +87,7 @@ class _Cache(Generic[Value]):
             if generation == self._generation:
                 # Not the error itself: it would keep the frames that it comes through, and in them the
                 # whole request of whoever has asked.
-                _keep(self._nothing, name, copy(nothing))
+                _keep(self._nothing, name, (copy(nothing), self._clock() + _NOTHING_US))
             raise
         finally:
             if generation == self._generation:
@@ -115,10 +118,10 @@ class Directory:
 
     def __init__(self, loader: Loader, clock: Clock = now_us) -> None:
         self._clock = clock
-        self._keys: _Cache[KeyRecord] = _Cache(loader.key)
-        self._listings: _Cache[ListingRecord] = _Cache(loader.listing)
-        self._ladders: _Cache[OrgLadder] = _Cache(loader.ladder)
-        self._caps: _Cache[KeyCaps] = _Cache(loader.caps)
+        self._keys: _Cache[KeyRecord] = _Cache(loader.key, clock)
+        self._listings: _Cache[ListingRecord] = _Cache(loader.listing, clock)
+        self._ladders: _Cache[OrgLadder] = _Cache(loader.ladder, clock)
+        self._caps: _Cache[KeyCaps] = _Cache(loader.caps, clock)
         self._caches: dict[str, _Cache[Any]] = {
             "key": self._keys,
             "listing": self._listings,
@@ -132,7 +135,8 @@ class Directory:
         """Take note of the change markers; what they say has changed is forgotten."""
         late = self._clock() - self._heard_at_us > _STALE_US
         for name, version in versions.items():
-            if late or self._versions.get(name, version) != version:
+            # What was loaded before the first news may be older than they are.
+            if late or self._versions.get(name) != version:
                 for cache in BEHIND[name]:
                     self._caches[cache].clear()
         self._versions = versions

@@ -7,8 +7,11 @@ import gc
 import weakref
 from typing import Any
 
+import pytest
+
+from catalog.ground.clock import SECOND_US
 from catalog.ground.errors import NotFound
-from marketplace.gateway.directory import Directory
+from marketplace.gateway.directory import KEYS, Directory
 from marketplace.gateway.records import model_not_found
 
 
@@ -52,3 +55,41 @@ def test_a_name_that_is_nothing_keeps_nothing_of_who_asked() -> None:
     asyncio.run(story())
     assert nobody.asked == ["maker/none"]
     assert told == [model_not_found("maker/none").message] * 4
+
+
+def test_what_was_nothing_may_begin_without_a_word(clock: list[int]) -> None:
+    """The first price of a listing begins some day: no marker is raised at that instant."""
+    nobody = Nobody()
+
+    async def story() -> None:
+        directory = Directory(nobody, lambda: clock[0])
+        for _ in range(2):
+            with pytest.raises(NotFound):
+                await directory.listing("maker/soon")
+        assert len(nobody.asked) == 1
+        clock[0] += 6 * SECOND_US
+        with pytest.raises(NotFound):
+            await directory.listing("maker/soon")
+        assert len(nobody.asked) == 2
+
+    asyncio.run(story())
+
+
+def test_the_first_news_may_be_younger_than_what_is_kept(clock: list[int]) -> None:
+    """A key that was loaded before, and revoked meanwhile, would be kept until another one changes."""
+    nobody = Nobody()
+
+    async def story() -> None:
+        directory = Directory(nobody, lambda: clock[0])
+        for asked in (1, 2, 2):
+            with pytest.raises(NotFound):
+                await directory.key("tm-secret")
+            assert len(nobody.asked) == asked
+            directory.notice({KEYS: 7})
+
+    asyncio.run(story())
+
+
+@pytest.fixture
+def clock() -> list[int]:
+    return [1_800_000_000 * SECOND_US]
