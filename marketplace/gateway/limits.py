@@ -34,7 +34,9 @@ _WHOM = {"listing": "All callers of this model together"}
 
 
 class Ticket:
-    """What one call has taken. `settle` once its tokens are known, `leave` when it has ended."""
+    """What one call has taken. `settle` once its tokens are known, `leave` when it has ended: one that was
+    never settled came to nothing, and has used none.
+    """
 
     __slots__ = ("_due_ps", "_gone", "_limits", "_meters", "_reserved")
 
@@ -66,9 +68,11 @@ class Ticket:
                 meter.tokens_at_ps = max(meter.tokens_at_ps, now_ps) - unused * meter.token_ps
 
     def leave(self) -> None:
-        """Give the places back; only the first time counts."""
+        """Give the places back, and tokens that nobody has settled; only the first time counts."""
         if not self._gone:
             self._gone = True
+            if self._reserved > 0:
+                self.settle(0)
             for meter in self._meters:
                 meter.running -= 1
 
@@ -197,7 +201,7 @@ def _error(refusal: Refusal, told: list[tuple[bytes, bytes]]) -> RateLimited:
             headers=headers,
         )
     if refusal.kind == "rpm":
-        may, way = f"make {quota.rpm:,} requests", "ask for a higher limit"
+        may, way = f"make {quota.rpm:,} requests", "or ask for a higher limit"
     else:
         may, way = f"use {quota.tpm:,} tokens", "lower max_tokens, or ask for a higher limit"
     return RateLimited(

@@ -40,7 +40,12 @@ class Quotas:
                 key.tpm,
                 key.concurrency or told.key_concurrency or None,
             ),
-            Quota("member", f"member:{key.member_id}", told.member_rpm or None),
+            # Members are names within their organisation; a machine's key is nobody's.
+            Quota(
+                "member",
+                f"member:{key.org_id}:{key.member_id}",
+                (told.member_rpm or None) if key.member_id else None,
+            ),
             Quota(
                 "organisation",
                 f"org:{key.org_id}",

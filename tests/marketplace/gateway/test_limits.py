@@ -130,6 +130,19 @@ def test_unused_tokens_come_back_and_more_than_reserved_is_charged() -> None:
     assert caught.value.retry_after_s == pytest.approx(30, abs=0.1)
 
 
+def test_a_call_that_came_to_nothing_has_used_no_tokens() -> None:
+    """Whoever is refused after the limits (no money, no engine, a full queue) has nothing to settle."""
+    limits, quotas = Limits(), (Quota("key", "k", None, 1000),)
+    for _ in range(3):
+        limits.enter(quotas, 1000, T0).leave()
+    served = limits.enter(quotas, 1000, T0)
+    served.settle(600)
+    served.leave()
+    limits.enter(quotas, 400, T0)
+    with pytest.raises(RateLimited):
+        limits.enter(quotas, 1, T0)
+
+
 def test_what_time_has_given_back_is_not_given_back_again() -> None:
     limits, quotas = Limits(), (Quota("key", "k", None, 1000),)
     slow = limits.enter(quotas, 1000, T0)

@@ -16,6 +16,7 @@ from support.upstream import Reply, Upstream, events_of, holds_of, refuses, usua
 
 from catalog.ground.clock import now_us
 from marketplace.members.keys import create_key
+from marketplace.members.people import add_member
 from marketplace.prices.components import Components
 
 # What is counted is in the workers' memory, whatever the database is.
@@ -125,6 +126,22 @@ def test_a_failed_call_uses_no_tokens(market: Market, slug: str, engine: Upstrea
                 client.chat.completions.create(model=slug, messages=ASK, max_tokens=800)
 
 
+def test_a_call_that_is_refused_before_its_engine_uses_no_tokens(market: Market, slug: str) -> None:
+    """For its wish, and then for want of money; the third would not fit beside what they might have used."""
+    org_id, _ = market.organisation()
+    key = _key(market, org_id, tpm=1_000)
+    wish = {"provider": {"only": ["nobody"]}}
+    with _client(market, key) as client:
+        for _ in range(2):
+            with pytest.raises(openai.BadRequestError, match="No endpoint"):
+                client.chat.completions.create(
+                    model=slug, messages=ASK, max_tokens=600, extra_body=wish
+                )
+            with pytest.raises(openai.APIStatusError) as error:
+                client.chat.completions.create(model=slug, messages=ASK, max_tokens=600)
+            assert error.value.status_code == 402
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_calls_at_once(market: Market, slug: str, engine: Upstream, stream: bool) -> None:
     org_id, _ = market.organisation(voucher_u=1_000_000)
@@ -192,10 +209,14 @@ def test_who_leaves_gives_his_place_back(market: Market, slug: str, engine: Upst
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
-    """A marketplace that grants an organisation 20 requests a minute and 4 calls at once."""
+    """A marketplace that grants an organisation 20 requests a minute and 4 calls at once, a member 5."""
     data_dir = tmp_path_factory.mktemp("strict")
     url = f"sqlite:///{data_dir / 'tokenmart.db'}"
-    limits = {"TOKENMART_ORG_RPM": "20", "TOKENMART_ORG_CONCURRENCY": "4"}
+    limits = {
+        "TOKENMART_ORG_RPM": "20",
+        "TOKENMART_ORG_CONCURRENCY": "4",
+        "TOKENMART_MEMBER_RPM": "5",
+    }
     market = Market(data_dir, url, environment_of(data_dir, url, **limits))
     market.start()
     yield market
@@ -252,3 +273,27 @@ def test_an_organisations_calls_at_once(market: Market, strict: Market, engine: 
 
     assert asyncio.run(calls()) == {"reached": 4, "limits.organisation.concurrency": 5}
     assert events_of(strict, org_id) == []
+
+
+def test_a_members_keys_share_his_limit_and_nobody_else_does(
+    market: Market, strict: Market, engine: Upstream
+) -> None:
+    """Two keys of one member; then his namesake elsewhere, and a machine's key, which is nobody's."""
+    slug = strict.listing(PER_CALL, url=engine.url, model="m", context_length=100_000)
+    served = []
+    for _ in range(2):
+        org_id, _ = strict.organisation(voucher_u=1_000_000)
+        with strict._database() as database, database.session() as session:
+            add_member(session, org_id, "li", "dev", "test", now_us())
+        keys = [_key(strict, org_id, member="li") for _ in range(2)]
+        counted = _one_by_one(strict, keys, slug, 8)
+        assert counted["served"] + counted["limits.member.rpm"] == 8
+        served.append(counted["served"])
+        assert _one_by_one(strict, [_key(strict, org_id)], slug, 8) == {"served": 8}
+    assert all(5 <= count <= 6 for count in served)
+
+
+def _one_by_one(market: Market, keys: list[str], slug: str, count: int) -> Counter[str]:
+    return sum(
+        (Counter(_at_once(market, [keys[n % len(keys)]], slug, 1)) for n in range(count)), Counter()
+    )

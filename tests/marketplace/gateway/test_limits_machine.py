@@ -133,6 +133,9 @@ class LimitsMachine(RuleBasedStateMachine):
             return
         call = self.unsettled.pop(data.draw(st.integers(0, len(self.unsettled) - 1)))
         call.ticket.settle(used)
+        self._settled(call, used)
+
+    def _settled(self, call: Call, used: int) -> None:
         for model, (level, drained) in zip(call.models, call.marks, strict=True):
             bucket = model.tokens
             model.used += used - call.tokens
@@ -148,6 +151,9 @@ class LimitsMachine(RuleBasedStateMachine):
         if self.running:
             call = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
             call.ticket.leave()
+            if call in self.unsettled:
+                self.unsettled.remove(call)
+                self._settled(call, 0)
             for model in call.models:
                 model.running -= 1
 
