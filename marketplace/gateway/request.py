@@ -54,7 +54,9 @@ class Envelope(msgspec.Struct):
 Fields = dict[str, msgspec.Raw]
 _KNOWN = Envelope.__struct_fields__
 _BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_OURS = ("models", "route", "provider")
+_KEPT_BACK = ("models", "route", "provider", "n_predict", "n_cmpl")
+"""The gateway's own fields; and llama.cpp's names for `max_tokens` and `n`, which it reads before those: what
+they ask for is in no hold."""
 _fields = msgspec.json.Decoder(Fields)
 _envelope = msgspec.json.Decoder(Envelope)
 _anything = msgspec.json.Decoder()
@@ -110,7 +112,7 @@ def _within(name: str, value: int | None, most: int) -> None:
 def rewrite(fields: Fields, changes: dict[str, Any]) -> bytes:
     """Return the body with some top-level fields set; every other one is as the caller wrote it."""
     document: dict[str, Any] = fields | changes
-    for name in _OURS:
+    for name in _KEPT_BACK:
         document.pop(name, None)
     return _encode(document)
 

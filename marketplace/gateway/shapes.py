@@ -36,7 +36,7 @@ _NO_OUTPUT = frozenset({"/v1/embeddings", "/v1/moderations"})
 _SPEAKS = {"/v1/responses": "responses", "/v1/messages": "messages"}
 _LIMITS = {"/v1/responses": ("max_output_tokens",), "/v1/messages": ("max_tokens",)}
 _BOTH = ("max_tokens", "max_completion_tokens")
-"""Both names may be there; the engine must see the bound that the hold covers."""
+"""Which of them an engine reads is its own affair: both must say the bound that the hold covers."""
 _OLD = ("max_tokens",)
 _STREAM_OPTIONS = msgspec.Raw(b'{"include_usage":true,"continuous_usage_stats":true}')
 _NULL = b"null"
@@ -147,8 +147,8 @@ class Talk:
             return count
         if "best_of" in self.fields:
             most = decoded(self.fields["best_of"])
-            if isinstance(most, int):
-                if not 1 <= most <= MAX_CHOICES:
+            if most is not None:
+                if type(most) is not int or not 1 <= most <= MAX_CHOICES:
                     raise BadRequest(
                         f"best_of must be a whole number from 1 to {MAX_CHOICES}.",
                         code="invalid_value",
@@ -187,9 +187,8 @@ class Talk:
             return self.path, rewrite(self._native[1], changes)
         path = CHAT if self._translation is not None else self.path
         if self.has_output:
-            if self.envelope.asked_max_tokens != call.max_tokens:
-                for name in _BOTH if path == CHAT else _OLD:
-                    changes[name] = call.max_tokens
+            for name in _BOTH if path == CHAT else _OLD:
+                changes[name] = call.max_tokens
             if call.streamed:
                 changes["stream_options"] = _STREAM_OPTIONS
         return path, rewrite(self.fields, changes)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from catalog.ground.errors import BadRequest
 from marketplace.gateway.shapes import Talk
 
 
@@ -24,12 +25,18 @@ from marketplace.gateway.shapes import Talk
         ({"prompt": None}, 1),
         ({"prompt": ["one", "two"], "n": 1, "best_of": 4}, 8),
         ({"prompt": "one", "best_of": None}, 1),
-        ({"prompt": "one", "best_of": "4"}, 1),
     ],
 )
 def test_a_completion_has_an_answer_for_each_prompt(fields: dict[str, Any], count: int) -> None:
     body = json.dumps({"model": "m"} | fields).encode()
     assert Talk("/v1/completions", body).choices == count
+
+
+@pytest.mark.parametrize("best_of", [0, 129, 4.0, "4", True])
+def test_what_an_engine_might_take_for_a_number_is_refused(best_of: Any) -> None:
+    body = json.dumps({"model": "m", "prompt": "one", "best_of": best_of}).encode()
+    with pytest.raises(BadRequest, match="best_of"):
+        _ = Talk("/v1/completions", body).choices
 
 
 def test_a_conversation_has_as_many_as_it_asks_for() -> None:

@@ -416,8 +416,32 @@ def test_a_chat_request_reaches_the_engine_as_it_was_sent(chat_caller: Caller, l
         )
     assert [choice.index for choice in answer.choices] == [0, 1]
     assert answer.choices[0].message.tool_calls is not None
-    assert chat_caller.engine.asked[-1].document == asked | {"model": "m"}
+    bound = {"max_tokens": 20, "max_completion_tokens": 20}
+    assert chat_caller.engine.asked[-1].document == asked | bound | {"model": "m"}
     chat_caller.only_event(CHAT_U)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_completion_tokens": 16},
+        {"max_completion_tokens": 16, "max_tokens": 50_000},
+        {"max_output_tokens": 16},
+        {"max_tokens": 16, "n_predict": 50_000, "n_cmpl": 8},
+    ],
+)
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_an_engine_is_told_the_bound_that_is_held_for_under_every_name_that_it_may_read(
+    chat_caller: Caller, path: str, limits: dict[str, int]
+) -> None:
+    """What it made beyond the hold would be charged to nobody."""
+    asked = {"model": chat_caller.listing, "messages": ASK, "prompt": TITLE} | limits
+    with chat_caller.openai() as client:
+        client.post(f"/{path}", body=asked, cast_to=object)
+    got = chat_caller.engine.asked[-1].document
+    assert got["max_tokens"] == 16
+    assert path == "completions" or got["max_completion_tokens"] == 16
+    assert not {"n_predict", "n_cmpl"} & got.keys()
 
 
 def test_a_native_request_reaches_the_engine_as_it_was_sent(native_caller: Caller) -> None:
