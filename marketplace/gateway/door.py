@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []
-        self._size = 0
+        self._size = self._around = 0
         self._reading: Request | None = None
         self._in_head = self._long_head = False
         self._waiting: deque[Request] = deque()
@@ -194,6 +194,8 @@ class Connection(asyncio.Protocol):
         self._stalled_at = 0.0
         if self.on_slow is not None:
             self.on_slow(False)
+        if self._waiting and self._task is None:
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
         if self._discard:
@@ -219,22 +221,35 @@ class Connection(asyncio.Protocol):
                 if not mine:
                     self._hand_over(data)
                     return
-            self._in_head, self._size = True, 0
+            self._in_head, self._around = True, 0
         if self._parser is None:
             self._parser = httptools.HttpRequestParser(self)
-        if self._in_head:
-            self._size += len(data)
-            if self._size > _LARGEST_HEAD:  # or it is a short head with much of its body behind it
-                end = data.find(b"\r\n\r\n")
-                self._long_head = end < 0 or self._size - len(data) + end > _LARGEST_HEAD
+        self._around += len(data)
+        if self._in_head and self._around > _LARGEST_HEAD:
+            # Or it is a short head with much of its body behind it.
+            end = data.find(b"\r\n\r\n")
+            self._long_head = end < 0 or self._around - len(data) + end > _LARGEST_HEAD
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(BadRequest("This path does not change protocols.", code="bad_request"))
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(BadRequest(f"This is not HTTP/1.1: {error}.", code="invalid_http"))
-        if self._in_head and self._size > _LARGEST_HEAD:
+        if self._around > _LARGEST_HEAD and (self._in_head or self._reading is not None):
             self._refuse(_head_too_long())
+
+    def _stay(self, behind: bytes) -> None:
+        """Read a request that asks for another protocol once more without its wish.
+
+        It may be ignored (RFC 9110, section 7.8), and Java's client wishes for HTTP/2 unless told not to. The
+        parser takes what is `behind` such a head for the other protocol.
+        """
+        if self._discard:
+            return
+        start = b"POST %b HTTP/%b\r\n" % (self._target, self._parser.get_http_version().encode())
+        headers = [header for header in self._headers.items() if header[0] != b"upgrade"]
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join((start, _lines(headers), b"\r\n", behind)))
 
     # What the parser calls.
 
@@ -242,7 +257,7 @@ class Connection(asyncio.Protocol):
         self._target, self._headers, self._parts = b"", {}, []
         if not self._in_head:
             # Behind another request, in what came with that one's end.
-            self._begun_at, self._size = self._heard_at, 0
+            self._begun_at, self._around = self._heard_at, 0
         self._in_head = True
 
     def on_url(self, target: bytes) -> None:
@@ -252,12 +267,9 @@ class Connection(asyncio.Protocol):
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._size, self._begun_at = False, 0, self._heard_at
+        self._in_head, self._begun_at = False, self._heard_at
+        self._size = self._around = 0
         path = _PATHS.get(self._target.partition(b"?")[0], "")
-        headers = self._headers
-        request = Request(path, headers, self._client(headers))
-        request.chunked = self._parser.get_http_version() != "1.0"
-        self._reading = request
         if not path or self._parser.get_method() != b"POST":
             # Sent ahead of its turn, behind a call: closing makes the client ask again on a connection
             # of its own (RFC 9112, section 9.3.2), where the office will get it.
@@ -265,6 +277,13 @@ class Connection(asyncio.Protocol):
             if self._task is None:
                 self._close()
             return
+        headers = self._headers
+        if b"upgrade" in headers and self._parser.should_upgrade():
+            return  # there is no body for this parser; see `_stay`
+        self._headers = {}  # trailers are no headers (RFC 9110, section 6.5.1)
+        request = Request(path, headers, self._client(headers))
+        request.chunked = self._parser.get_http_version() != "1.0"
+        self._reading = request
         if self._long_head:
             self._turn_away(request, _head_too_long())
             return
@@ -278,6 +297,7 @@ class Connection(asyncio.Protocol):
         request = self._reading
         if request is None or request.refusal is not None:
             return
+        self._around = 0
         self._size += len(body)
         if self._size > self._door.body_limit:
             self._too_long(request)
@@ -290,12 +310,10 @@ class Connection(asyncio.Protocol):
             return
         parts = self._parts
         request.body = parts[0] if len(parts) == 1 else b"".join(parts)
-        request.keep_alive = self._parser.should_keep_alive()
+        # A client of HTTP/1.0 would have to be told that its connection stays open; it waits for the end.
+        request.keep_alive = request.chunked and self._parser.should_keep_alive()
         self._parts = []
-        if self._task is None and not self._waiting:
-            self._start(request)
-            return
-        self._waiting.append(request)
+        self._in_turn(request)
         if len(self._waiting) >= _MOST_AHEAD and self._transport is not None:
             self._transport.pause_reading()
 
@@ -316,10 +334,7 @@ class Connection(asyncio.Protocol):
         # The rest of it is thrown away: the answer goes out now, and the connection after it.
         request.keep_alive = False
         self._discard = True
-        if self._task is None:
-            self._start(request)
-        else:
-            self._waiting.append(request)
+        self._in_turn(request)
 
     def _client(self, headers: dict[bytes, bytes]) -> str:
         """Return who asks: the peer, or whom trusted proxies name (the last that is none of them)."""
@@ -332,6 +347,13 @@ class Connection(asyncio.Protocol):
         return self._peer
 
     # One request after another.
+
+    def _in_turn(self, request: Request) -> None:
+        """Start a request behind those before it, and not while their answers are left unread."""
+        if self._task is None and not self._waiting and not self._stalled_at:
+            self._start(request)
+        else:
+            self._waiting.append(request)
 
     def _start(self, request: Request) -> None:
         if not request.keep_alive or self._door.closing:
@@ -348,14 +370,21 @@ class Connection(asyncio.Protocol):
         self._task = None
         self._heard_at = self._door.loop.time()  # a client may be idle from when it has its answer
         self.on_gone = self.on_slow = self.call = self.trace = None
+        self._go_on()
+
+    def _go_on(self) -> None:
         if self._close_after or self._door.closing:
             if self._waiting and not self._door.closing and self._waiting[0].refusal:
                 self._start(self._waiting.popleft())
             else:
                 self._close()
-        elif self._waiting:
+        elif self._waiting and not self._stalled_at:
             request = self._waiting.popleft()
-            if self._transport is not None and not request.refusal:
+            if (
+                self._transport is not None
+                and not request.refusal
+                and len(self._waiting) < _MOST_AHEAD
+            ):
                 self._transport.resume_reading()
                 # What was not read is not late.
                 self._heard_at = self._begun_at = self._door.loop.time()
@@ -376,7 +405,7 @@ class Connection(asyncio.Protocol):
         self._close_after = True
         if self._discard:
             return  # it has been told, or is being closed
-        if self._task is None:
+        if self._task is None and not self._waiting:
             self.respond_error(self._door.turn_away(path, error))
             self._discard = True
             self._close()
@@ -487,7 +516,7 @@ class Connection(asyncio.Protocol):
 
 def _head_too_long() -> HeadTooLong:
     return HeadTooLong(
-        f"The request's head is longer than {_LARGEST_HEAD:,} bytes.",
+        f"The request's head, or its trailer, is longer than {_LARGEST_HEAD:,} bytes.",
         rule="limits.head",
         remedy="Send fewer or shorter headers.",
     )

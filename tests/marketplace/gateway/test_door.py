@@ -153,3 +153,92 @@ def test_a_refusal_waits_for_the_answers_before_it_and_is_counted_when_it_is_tol
     turned_away: list[tuple[str, str]] = []
     assert visit(client, turned_away=turned_away) == []
     assert turned_away == [("/v1/completions", "payload_too_large")]
+
+
+CHUNKED = CALL.replace(b"content-length: 2", b"transfer-encoding: chunked").removesuffix(b"{}")
+
+
+def test_trailers_are_no_headers() -> None:
+    async def tell(request: Request, connection: Connection) -> None:
+        connection.respond(200, [], repr(sorted(request.headers)).encode())
+        connection.done()
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"2\r\n{}\r\n0\r\nAuthorization: Bearer x\r\nhost: y\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n[b'host', b'transfer-encoding']")
+
+    assert visit(client, tell) == []
+
+
+@pytest.mark.parametrize("trailer", [b"a: b\r\n" * 100_000, LONG * 5])
+def test_trailers_end(trailer: bytes) -> None:
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"2\r\n{}\r\n0\r\n")
+        writer.write(trailer)
+        assert (await reader.read()).startswith(b"HTTP/1.1 431 ")
+
+    assert visit(client) == []
+
+
+@pytest.mark.parametrize("wish", [b"h2c", b"websocket"])
+def test_a_wish_for_another_protocol_is_ignored(wish: bytes) -> None:
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # As Java's client sends it: the body in a packet of its own.
+        head = CALL.removesuffix(b"\r\n{}")
+        head += b"connection: Upgrade, HTTP2-Settings\r\nupgrade: %b\r\nhttp2-settings: AA\r\n\r\n"
+        writer.write(head % wish)
+        await writer.drain()
+        await asyncio.sleep(0.01)
+        for rest in (b"{}", (head + b"{}") % wish, (head + b"{}") % wish + CALL):
+            writer.write(rest)
+            for _ in range(rest.count(b"{}")):
+                assert (await reader.readuntil(b"\r\n\r\n{}")).startswith(b"HTTP/1.1 200 ")
+
+    assert visit(client) == []
+
+
+def test_a_client_of_http_1_0_is_not_left_waiting_for_the_end() -> None:
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = CALL.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"host: h", b"connection: keep-alive")
+        writer.write(head)
+        assert (await reader.read()).endswith(b"{}")
+
+    assert visit(client) == []
+
+
+def test_nothing_is_begun_for_a_client_that_leaves_its_answers_unread() -> None:
+    unread: list[int] = []
+
+    async def much(request: Request, connection: Connection) -> None:
+        transport: Any = connection._transport
+        unread.append(transport.get_write_buffer_size())
+        connection.respond(200, [], b"y" * 1_000_000)
+        connection.done()
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CALL * 40 + CALL.replace(b"length: 2", b"length: 2000"))
+        told = await reader.read()
+        assert told.count(b"HTTP/1.1 200") == 40
+        assert told.rpartition(b"HTTP/1.1")[2].startswith(b" 413 ")
+
+    assert visit(client, much) == []
+    assert max(unread) <= 64 * 1024  # what a transport calls full
+
+
+def test_requests_ahead_are_read_only_as_far_as_there_is_room() -> None:
+    waiting: list[int] = []
+    count = 15_000
+
+    async def count_ahead(request: Request, connection: Connection) -> None:
+        waiting.append(len(connection._waiting))
+        connection.respond(200, [], b"")
+        connection.done()
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(CALL * count)
+        for _ in range(count):
+            await reader.readuntil(b"\r\n\r\n")
+
+    assert visit(client, count_ahead) == []
+    assert len(waiting) == count
+    assert max(waiting) < 8 + 256 * 1024 // len(CALL) + 1  # what one packet of the loop brings
