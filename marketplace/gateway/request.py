@@ -81,9 +81,7 @@ def parse(body: bytes) -> tuple[Envelope, Fields]:
             remedy="See the OpenAI API reference for this field.",
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(
-            f"The body is not JSON: {error}.", code="invalid_json", remedy="Send a JSON object."
-        ) from None
+        raise not_json(error) from None
     for name in _BOUNDS:
         _within(name, getattr(envelope, name), MOST_OUTPUT_TOKENS)
     _within("n", envelope.n, MAX_CHOICES)
@@ -97,9 +95,14 @@ def decoded(raw: bytes | msgspec.Raw) -> Any:
     try:
         return _anything.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise BadRequest(
-            f"The body is not JSON: {error}.", code="invalid_json", remedy="Send a JSON object."
-        ) from None
+        raise not_json(error) from None
+
+
+def not_json(error: Exception) -> BadRequest:
+    """Return the error for a body that cannot be read, or is too deep to be written again."""
+    return BadRequest(
+        f"The body is not JSON: {error}.", code="invalid_json", remedy="Send a JSON object."
+    )
 
 
 def _within(name: str, value: int | None, most: int) -> None:

@@ -24,11 +24,19 @@ from catalog.ground.rendering import RenderedError, render_anthropic, render_ope
 from marketplace.gateway.money import Call
 from marketplace.gateway.native import NativeStream, with_cost
 from marketplace.gateway.records import EndpointRecord
-from marketplace.gateway.request import MAX_CHOICES, Envelope, Fields, decoded, parse, rewrite
+from marketplace.gateway.request import (
+    MAX_CHOICES,
+    Envelope,
+    Fields,
+    decoded,
+    not_json,
+    parse,
+    rewrite,
+)
 from marketplace.gateway.sse import DONE, Events, StreamReader
 from marketplace.gateway.usage import NOTHING, Found, usage_of
 from serving.routing import Wish, affinity_key, listings_asked_for, parse_wish
-from serving.translation import TRANSLATIONS, Translation
+from serving.translation import NO_THREADS, TRANSLATIONS, Translation
 
 CHAT = "/v1/chat/completions"
 _COMPLETIONS = "/v1/completions"
@@ -121,10 +129,14 @@ class Talk:
         document = decoded(self.body)
         try:
             translation = TRANSLATIONS[self.path](document)
+            chat = _encode(translation.chat_request())
         except BadRequest as error:
+            if error.code == NO_THREADS:
+                raise  # engines are not told the beta's header: they would answer the last turn alone
             self._untranslatable = error
             return
-        chat = _encode(translation.chat_request())
+        except RecursionError as error:
+            raise not_json(error) from None
         ours = {k: v for k, v in self.fields.items() if k in ("models", "route", "provider")}
         self.envelope, self.fields = parse(_encode({**_decode(chat), **ours}) if ours else chat)
         self._translation = translation
@@ -216,9 +228,10 @@ class Talk:
             return body
         try:
             chat = _decode(body)
+            created_s = call.started_at_us // SECOND_US
+            return _encode(self._translation.answer(chat, call.id, created_s))
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise UpstreamFailed("The engine's answer is not JSON; nothing was charged.") from error
-        return _encode(self._translation.answer(chat, call.id, call.started_at_us // SECOND_US))
 
     def begins(self, streaming: Streaming, call: Call) -> None:
         """Tell a stream of named events whose answer it is."""

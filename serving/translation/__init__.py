@@ -38,7 +38,7 @@ Imports `catalog.ground.errors`, `catalog.ground.rendering` and msgspec, and not
 
 from __future__ import annotations
 
-from serving.translation.messages import Messages, MessageTokens
+from serving.translation.messages import NO_THREADS, Messages, MessageTokens
 from serving.translation.responses import InputTokens, Responses
 
 Translation = Responses | Messages
@@ -65,6 +65,7 @@ def token_count_for(path: str) -> type[InputTokens] | type[MessageTokens]:
 
 
 __all__ = [
+    "NO_THREADS",
     "TOKEN_COUNTS",
     "TRANSLATIONS",
     "InputTokens",

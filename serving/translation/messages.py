@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from catalog.ground.errors import TokenMartError
+from catalog.ground.errors import BadRequest, TokenMartError
 from catalog.ground.rendering import RenderedError, anthropic_object, known, render_anthropic
 from serving.translation import messages_input
 from serving.translation.chat import choice_of, only_choice
@@ -28,7 +28,10 @@ _SAME = ("temperature", "top_p", "top_k", "seed", "min_p", "chat_template_kwargs
 _REFUSED = {
     "container": ("there are no containers.", "Run code yourself, behind a tool of your own."),
     "mcp_servers": ("no servers are called.", "Call them yourself, behind tools of your own."),
+    "compaction": ("conversations are not compacted.", "Ask for a summary in a message."),
 }
+NO_THREADS = "thread_unsupported_request"
+"""Anthropic's code for it: told this, its SDK goes on without a thread and sends whole conversations."""
 _EFFORT_BY_BUDGET = ((4_096, "low"), (16_384, "medium"))
 """Thinking budgets, in tokens, below which an effort is asked for; above them it is high."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -42,6 +45,13 @@ class Messages:
         for name, (what, remedy) in _REFUSED.items():
             if body.get(name):
                 raise untranslatable(name, what, remedy)
+        if body.get("thread") is not None:
+            raise BadRequest(
+                "thread: no conversation is stored.",
+                code=NO_THREADS,
+                param="thread",
+                remedy="Leave it out, and send the whole conversation in messages.",
+            )
         if body.get("inference_geo") not in (None, "global"):
             raise untranslatable("inference_geo", "engines are where they are.", "Leave it out.")
         self._model = needed(body, "model", str)
@@ -121,7 +131,8 @@ class MessageTokens:
     """`POST /v1/messages/count_tokens`: how long the prompt of a message would be."""
 
     def __init__(self, body: Json) -> None:
-        self._asked = Messages({**body, "max_tokens": 1, "stream": False})
+        # A compaction does not change the count: it is of the conversation as sent.
+        self._asked = Messages({**body, "max_tokens": 1, "stream": False, "compaction": None})
 
     def chat_request(self) -> Json:
         """Return a chat request whose prompt is to be counted."""

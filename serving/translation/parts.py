@@ -45,10 +45,10 @@ class Part:
         return "".join(self.pieces)
 
     def arguments(self) -> Json | None:
-        """Return the arguments of a tool call, None when they are not a JSON object."""
+        """Return the arguments of a tool call, None when they are not a JSON object that can be read."""
         try:
             found = msgspec.json.decode(self.text.encode())
-        except (msgspec.DecodeError, UnicodeError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 

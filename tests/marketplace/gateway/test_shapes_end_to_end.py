@@ -225,6 +225,50 @@ def test_a_tool_is_used_in_a_message(caller: Caller, streamed: bool) -> None:
     caller.only_event(CHAT_U)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_tool_runner_runs_its_tools(caller: Caller, streamed: bool) -> None:
+    """Anthropic's SDK asks for a thread that is kept here, and goes on without one when it is told to."""
+    anthropic = pytest.importorskip("anthropic")
+
+    @anthropic.beta_tool  # type: ignore[untyped-decorator]
+    def weather(city: str) -> str:
+        return f"Sunny in {city}"
+
+    def ends(asked: Asked) -> Reply:
+        return usual(Asked(asked.path, {}, json.dumps(asked.document | {"tools": []}).encode()))
+
+    caller.engine.script(usual, ends)
+    with caller.anthropic() as client:
+        runner = client.beta.messages.tool_runner(
+            model=caller.listing, max_tokens=32, messages=ASK, tools=[weather], stream=streamed
+        )
+        said = runner.until_done().content
+    assert [block.text for block in said] == [TEXT]
+    first, second = (asked.document["messages"] for asked in caller.engine.asked)
+    assert (len(first), len(second)) == (1, 3)
+    assert "Sunny in Hangzhou" in json.dumps(second[2])
+
+
+def test_arguments_of_any_depth_are_delivered_and_paid(chat_caller: Caller) -> None:
+    deep = '{"a":' * 5_000 + "1" + "}" * 5_000
+
+    def nests(asked: Asked) -> Reply:
+        reply = usual(asked)
+        assert reply.document is not None
+        (call,) = reply.document["choices"][0]["message"]["tool_calls"]
+        call["function"]["arguments"] = deep
+        return reply
+
+    chat_caller.engine.script(nests)
+    tool = {"name": "weather", "input_schema": WEATHER}
+    with chat_caller.anthropic() as client:
+        answer = client.messages.create(
+            model=chat_caller.listing, max_tokens=32, messages=ASK, tools=[tool]
+        )
+    assert answer.content[0].input == {"INVALID_JSON": deep}
+    chat_caller.only_event(CHAT_U)
+
+
 def test_counting_a_message_costs_nothing(caller: Caller) -> None:
     with caller.anthropic() as client:
         counted = client.messages.count_tokens(model=caller.listing, messages=ASK)

@@ -75,6 +75,15 @@ def test_mixed_calls_wait_for_the_one_before() -> None:
     assert log == ["+0 f", '0 {"a', '0 ": 1}', "-0", "+1 g", '1 {"b', '1 ": 2}', "-1"]
 
 
+def test_arguments_too_deep_to_be_read_are_told_as_they_are() -> None:
+    deep = '{"a":' * 5_000 + "1" + "}" * 5_000
+    log, parts = _hear(
+        _call(0, id="x", name="f", arguments=deep), _call(1, id="y", name="g", arguments="{}")
+    )
+    assert log == ["+0 f", f"0 {deep}", "-0", "+1 g", "1 {}", "-1"]
+    assert parts.all[0].arguments() is None
+
+
 def test_text_after_a_call_stands_after_it() -> None:
     log, _ = _hear(_call(0, id="x", name="f", arguments="{}"), {"delta": {"content": "b"}})
     assert log == ["+0 f", "0 {}", "-0", "+1 text", "1 b", "-1"]

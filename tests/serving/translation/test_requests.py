@@ -348,6 +348,8 @@ def test_what_responses_refuses(fields: Json, param: str) -> None:
         ),
         ({"container": "c"}, "container"),
         ({"mcp_servers": [{"url": "https://x"}]}, "mcp_servers"),
+        ({"compaction": {"type": "summarize"}}, "compaction"),
+        ({"thread": {"type": "create"}}, "thread"),
         ({"inference_geo": "us"}, "inference_geo"),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
@@ -372,7 +374,8 @@ def test_every_way_out_is_named() -> None:
 
 
 def test_counting_needs_no_bound_on_the_answer() -> None:
-    body = {"model": "m", "messages": [HI], "tools": [TOOL], "system": "S"}
+    body: Json = {"model": "m", "messages": [HI], "tools": [TOOL], "system": "S"}
+    body["compaction"] = {"type": "summarize"}  # counted as sent
     counted = token_count_for("/v1/messages/count_tokens")(body)
     assert [turn["role"] for turn in counted.chat_request()["messages"]] == ["system", "user"]
     assert counted.answer(5) == {"input_tokens": 5}
