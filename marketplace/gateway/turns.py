@@ -13,6 +13,8 @@ from marketplace.gateway.records import ListingRecord
 from marketplace.gateway.request import ClientGone
 
 _MOST_KNOWN = 10_000
+_ANY = 1 << 40
+"""Places of an engine that takes any number of calls."""
 _BYTES_A_TOKEN = 4
 """English text has about four bytes a token, and Chinese no fewer. What a hold is bounded by, a token for
 each byte, would charge a tenant's running calls far above what they come to, and others start behind him."""
@@ -35,7 +37,7 @@ class Turns:
             self._known.clear()  # so that each gate is measured anew when it is next asked for
 
     def gate(self, record: ListingRecord) -> FairGate | None:
-        """Return the listing's gate; None where an engine takes any number of calls."""
+        """Return the listing's gate; None where every engine takes any number of calls."""
         slug = record.listing.slug
         if self._known.get(slug) is not record:
             self._learn(slug, record)
@@ -46,17 +48,12 @@ class Turns:
             self._known.clear()
             self._gates = {name: g for name, g in self._gates.items() if g.running or g.depth}
         self._known[slug] = record
-        slots = 0
-        for endpoint in record.endpoints:
-            if not endpoint.weight:
-                continue  # it gets no calls, however many it could take
-            if endpoint.max_concurrency is None:
-                slots = 0
-                break
-            slots += endpoint.max_concurrency
-        if not slots:
+        # One of weight 0 gets no calls, however many it could take.
+        places = [e.max_concurrency for e in record.endpoints if e.weight]
+        if not any(places):
             self._gates.pop(slug, None)
             return
+        slots = sum(_ANY if most is None else most for most in places)
         told = self._options
         share = max(1, slots // self._share)
         if slug in self._gates:
@@ -82,6 +79,8 @@ class Turns:
         def leave() -> None:
             task.cancel()
 
+        if connection.gone:
+            raise ClientGone  # while its tokens were counted, say: nobody would tell us again
         connection.on_gone = leave
         since_us = self._clock()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from support.market import Market, wait_until
 from support.upstream import (
     Asked,
@@ -81,10 +83,17 @@ class Full:
 
     def waiting(self) -> int:
         """Return how many calls of the listing the gateway says are in its queue."""
+        samples = self._samples("tokenmart_gateway_waiting")
+        return sum(int(s.value) for s in samples if s.labels["listing"] == self.slug)
+
+    def running(self) -> int:
+        """Return how many requests the gateway says it has, those in the queue among them."""
+        return sum(int(s.value) for s in self._samples("tokenmart_gateway_running"))
+
+    def _samples(self, name: str) -> list[Sample]:
         with urllib.request.urlopen(f"{self.market.url}/metrics") as answer:
             families = text_string_to_metric_families(answer.read().decode())
-        samples = [s for f in families for s in f.samples if s.name == "tokenmart_gateway_waiting"]
-        return sum(int(s.value) for s in samples if s.labels["listing"] == self.slug)
+        return [s for f in families for s in f.samples if s.name == name]
 
     async def until_waiting(self, count: int) -> None:
         for _ in range(600):
@@ -186,6 +195,39 @@ def test_who_leaves_the_queue_frees_his_place(full: Full) -> None:
     assert full.order() == ["stays"] * PLACES + ["leaves"] * 4
     wait_until(full.nothing_is_held)
     assert len(events_of(full.market, full.tenants["leaves"][0])) == 4
+
+
+def test_who_has_left_before_the_queue_does_not_wait_in_it(full: Full) -> None:
+    """The engine is asked how many tokens a long prompt has; until it says so, the client has gone."""
+    full.key("t")
+    told = threading.Event()
+
+    async def until_running(count: int) -> None:
+        for _ in range(200):
+            if await asyncio.to_thread(full.running) == count:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"{full.running()} run, not {count}")
+
+    async def story() -> list[str]:
+        first = [asyncio.ensure_future(full.ask("t")) for _ in range(PLACES)]
+        while len(full.engine.asked) < PLACES:
+            await asyncio.sleep(0.01)
+        full.engine._loop.call_soon_threadsafe(told.wait)
+        client = full.client.with_options(api_key=full.key("t"))
+        long: Any = [{"role": "user", "content": "x" * 100_000}]
+        leaves = asyncio.ensure_future(
+            client.chat.completions.create(model=full.slug, messages=long)
+        )
+        await until_running(PLACES + 1)
+        leaves.cancel()
+        told.set()
+        await until_running(PLACES)
+        full.engine.go()
+        return await asyncio.gather(*first)
+
+    assert full.run(story) == ["served"] * PLACES
+    assert len(full.engine.asked) == PLACES
 
 
 def test_a_place_comes_back_whatever_becomes_of_the_call(full: Full) -> None:
@@ -326,3 +368,25 @@ def test_who_finds_one_engine_resting_waits_for_the_other(
 
     assert two.run(story) == ["served"] * 2
     assert two.order() == ["holds", "b"]
+
+
+def test_a_full_provider_is_waited_for_beside_one_that_takes_any_number(
+    two: Full, engines: list[Upstream]
+) -> None:
+    add_endpoint(two.market, two.slug, engines[2], provider="gamma")
+    for tenant in ("first", "picky", "other"):
+        two.key(tenant)
+
+    async def story() -> list[str]:
+        first = asyncio.ensure_future(two.ask("first", only=["acme"]))
+        while not engines[0].asked:
+            await asyncio.sleep(0.01)
+        picky = [asyncio.ensure_future(two.ask("picky", only=["acme"])) for _ in range(3)]
+        await two.until_waiting(3)
+        others = [two.ask("other", only=["gamma"]) for _ in range(5)]
+        assert await asyncio.gather(*others) == ["served"] * 5
+        engines[0].go()
+        return await asyncio.gather(first, *picky)
+
+    assert two.run(story) == ["served"] * 4
+    assert engines[0].most_running == 1
