@@ -101,8 +101,8 @@ class Dialect(Protocol):
     def take(
         self, lane_id: int, ending: Sequence[str], posts: Sequence[str], accounts: Collection[int]
     ) -> Taken: ...
-    def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str, int]]:
-        """Return (tx, legs as they are kept, plan, held_at_us) of those that are open."""
+    def head(self, lane_id: int) -> str:
+        """Return the lane's head, when nobody else is about to change it."""
 
     def settled(self, event_ids: Sequence[str]) -> set[str]: ...
     def renew(self, tx: str, expires_at_us: int) -> bool: ...

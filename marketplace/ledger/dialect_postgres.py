@@ -50,7 +50,6 @@ _TAKE = (
     b"WITH ending AS (SELECT tx FROM ledger_hold WHERE tx = %s ORDER BY tx FOR UPDATE) "
     b"DELETE FROM ledger_hold AS h USING ending WHERE h.tx = ending.tx RETURNING h.tx, h.legs"
 ) % _LISTED
-_HOLDS = b"SELECT tx, legs, plan, held_at_us FROM ledger_hold WHERE tx = %s" % _LISTED
 _POSTED = (
     b"WITH given AS (SELECT jsonb_array_elements_text($1::jsonb) AS tx) "
     b"SELECT tx FROM ledger_transfer WHERE tx IN (SELECT tx FROM given) UNION ALL "
@@ -156,9 +155,10 @@ class PostgresDialect:
         totals = {account_id: row for account_id, *row in found}
         return Taken((int(next_seq), int(next_batch), head), holds, posted, totals)
 
-    def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str, int]]:
-        found = _texts(self._send((_HOLDS, (as_json(txs),)))[0])
-        return [(tx, legs, plan, int(at_us)) for tx, legs, plan, at_us in found]
+    def head(self, lane_id: int) -> str:
+        # Its lock waits for a transaction of ours that the server has not given up yet.
+        (answer,) = self._send((_LANE, (b"%d" % lane_id,)))
+        return str(_texts(answer)[0][2])
 
     def settled(self, event_ids: Sequence[str]) -> set[str]:
         (answer,) = self._send((_SETTLED, (as_json(event_ids),)))

@@ -33,10 +33,6 @@ _VERSION = "PRAGMA data_version"
 _LANE = "SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=?"
 _TAKE = "DELETE FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?)) RETURNING tx, legs"
 _END = "DELETE FROM ledger_hold WHERE tx IN ({})"
-_HOLDS = (
-    "SELECT tx, legs, plan, held_at_us FROM ledger_hold "
-    "WHERE tx IN (SELECT value FROM json_each(?))"
-)
 _POSTED = (
     "SELECT tx FROM ledger_transfer WHERE tx IN (SELECT value FROM json_each(?1)) UNION ALL "
     "SELECT tx FROM ledger_archived_tx WHERE tx IN (SELECT value FROM json_each(?1))"
@@ -212,8 +208,8 @@ class SqliteDialect:
         except KeyError:
             return None
 
-    def open_holds(self, txs: Sequence[str]) -> list[tuple[str, str, str, int]]:
-        return list(self._execute(_HOLDS, (_list(txs),)).fetchall())
+    def head(self, lane_id: int) -> str:
+        return str(self._execute(_LANE, (lane_id,)).fetchone()[2])
 
     def settled(self, event_ids: Sequence[str]) -> set[str]:
         return {event_id for (event_id,) in self._execute(_SETTLED, (_list(event_ids),))}

@@ -27,7 +27,7 @@ from catalog.ground.errors import (
 )
 from marketplace.ledger.chain import as_json, batch_sha256
 from marketplace.ledger.chart import Code, Kind, Rule
-from marketplace.ledger.dialect import Dialect, Legs, Totals, Written, decode_legs
+from marketplace.ledger.dialect import Dialect, Legs, Totals, Written
 from marketplace.ledger.operations import (
     Charge,
     Done,
@@ -86,24 +86,16 @@ class BatchRun:
         self._promised: dict[str, Legs] = {}
         self._open: dict[str, Legs] = {}
         self._known: set[str] = set()
-        self._repeated: dict[str, Held] = {}
+        self.head = ""
+        """The lane's head after `apply`; '' when nothing was chained."""
 
-    def apply(
-        self, operations: Sequence[Operation], *, again: bool = False
-    ) -> list[Outcome | TokenMartError]:
+    def apply(self, operations: Sequence[Operation]) -> list[Outcome | TokenMartError]:
         """Return one outcome per operation, in order; a refused one has left no trace.
 
         Only what a refused `Charge` asked for beforehand (`reholds`) stays done.
-
-        `again`: an earlier try may have been committed unseen (the connection broke), so holds that are
-        there already are answered as they stand.
         """
         lane = self._prepare(operations)
         self._next_seq = lane[0]
-        if again:
-            self._repeated = self._holds_already_there(operations)
-            charged = [op.usage[0] for op in operations if isinstance(op, Charge)]
-            self._known |= self._dialect.settled(charged) if charged else set()
         outcomes: list[Outcome | TokenMartError] = []
         for operation in operations:
             try:
@@ -148,19 +140,8 @@ class BatchRun:
             self._known |= self._dialect.settled(late)
         return lane
 
-    def _holds_already_there(self, operations: Sequence[Operation]) -> dict[str, Held]:
-        # By its instant too: a repeated call's hold has the name of the try before it, and is not its own.
-        at_us = {op.tx: op.at_us for op in operations if isinstance(op, Hold)}
-        return {
-            tx: Held(tuple(Leg(*leg) for leg in decode_legs(legs)), plan)
-            for tx, legs, plan, held_at_us in self._dialect.open_holds(list(at_us))
-            if held_at_us == at_us[tx]
-        }
-
     def _hold(self, op: Hold) -> Held:
         tx, totals = op.tx, self._totals
-        if tx in self._repeated:
-            return self._repeated[tx]
         legs, plan = _decided(op, self._available)
         wanted: dict[int, int] = {}
         for account_id, amount, _ in legs:
@@ -368,8 +349,8 @@ class BatchRun:
         transfers, events = as_json(self._transfers), as_json(self._events)
         seal = None
         if self._next_seq > first_seq:
-            head = batch_sha256(head, transfers, events)
-            seal = (self._lane, batch, first_seq, self._next_seq - 1, head)
+            self.head = batch_sha256(head, transfers, events)
+            seal = (self._lane, batch, first_seq, self._next_seq - 1, self.head)
         chained, used = self._transfers, self._events
         self._dialect.write(
             Written(accounts, chained, transfers, self._holds, self._promised, used, events, seal)

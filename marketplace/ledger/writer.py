@@ -51,11 +51,12 @@ class LedgerWriter:
     """Applies operations in batches. Start it, submit from any thread or event loop, close it.
 
     A refusal (`PaymentRequired`, `Conflict`) concerns its own operation only. When the database is away
-    the writer reconnects and repeats the batch (operations carry their ids, so nothing happens twice);
+    the writer reconnects and repeats the batch, unless its lane's head says that it has been committed;
     after ten seconds the waiting operations are refused with `Unavailable`.
 
     `connect` opens a driver connection (`Database.raw_connection`, or `catalog.ground.driver.connect` on
-    a URL in a process without SQLAlchemy); `name` is the writer's lane, opened when there is none.
+    a URL in a process without SQLAlchemy); `name` is the writer's lane, opened when there is none: its
+    own, nobody else writes there.
     """
 
     def __init__(self, connect: Callable[[], Any], name: str) -> None:
@@ -75,6 +76,8 @@ class LedgerWriter:
         self._company = Company()
         self._closing = self._closed = False
         self._dialect: Dialect | None = None
+        self._unseen: tuple[str, list[Result]] | None = None
+        """The head that our lane has if the last try of this batch was committed, and what it answers."""
         self._writing = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._writing.start()
 
@@ -164,17 +167,19 @@ class LedgerWriter:
 
     def _durably(self, operations: list[Operation]) -> list[Result]:
         deadline = time.monotonic() + _PATIENCE_S
-        again = False
+        self._unseen = None
         while True:
             try:
-                return self._transaction(operations, again=again)
+                return self._transaction(operations)
             except Exception as error:
                 if not _is_away(error):
                     return self._halves(operations, error)
                 self._disconnect()
                 if time.monotonic() > deadline or _is_full(error):
-                    return [_unavailable(error)] * len(operations)
-                again = True
+                    # A database that says that it is full has taken the batch back.
+                    told = _is_full(error) and not isinstance(error, OSError)
+                    sure = told or self._unseen is None
+                    return [_unavailable(error, sure=sure)] * len(operations)
                 time.sleep(_RECONNECT_S)
 
     def _halves(self, operations: list[Operation], error: Exception) -> list[Result]:
@@ -184,19 +189,29 @@ class LedgerWriter:
         middle = len(operations) // 2
         return self._durably(operations[:middle]) + self._durably(operations[middle:])
 
-    def _transaction(self, operations: list[Operation], *, again: bool) -> list[Result]:
+    def _transaction(self, operations: list[Operation]) -> list[Result]:
         if self._dialect is None:
             self._dialect = dialect_of(self._connect())
         self._dialect.begin()
         try:
-            run = BatchRun(self._dialect, self._lane, self._clearing)
-            results = run.apply(operations, again=again)
+            results = self._committed_unseen()
+            if results is None:
+                run = BatchRun(self._dialect, self._lane, self._clearing)
+                results = run.apply(operations)
+                self._unseen = (run.head, results) if run.head else None
             self._dialect.commit(durable=not _UNHURRIED.issuperset(map(type, operations)))
         except BaseException:
             with contextlib.suppress(Exception):
                 self._dialect.rollback()
             raise
         return results
+
+    def _committed_unseen(self) -> list[Result] | None:
+        """Return what the try before this one has done, if only the answer to its COMMIT was lost."""
+        if self._unseen is None or self._dialect is None:
+            return None
+        head, results = self._unseen
+        return results if self._dialect.head(self._lane) == head else None
 
     def _disconnect(self) -> None:
         if self._dialect is not None:
@@ -272,10 +287,11 @@ def _closing() -> Unavailable:
     return Unavailable("The ledger is closing.", remedy="Try another replica.")
 
 
-def _unavailable(error: Exception) -> Unavailable:
+def _unavailable(error: Exception, *, sure: bool) -> Unavailable:
     why = "its disk is full" if _is_full(error) else "it cannot be reached"
+    outcome = "Nothing was charged." if sure else "Whether it has booked this is not known yet."
     return Unavailable(
-        f"The ledger cannot write: {why}. Nothing was charged.",
+        f"The ledger cannot write: {why}. {outcome}",
         code="ledger_unavailable",
         rule="ledger.durable",
         remedy="Try again later.",

@@ -219,13 +219,6 @@ MUTANTS = (
         CHARGES,
     ),
     Mutant(
-        "a charge that may be committed is not asked for",
-        JOURNAL,
-        "            self._known |= self._dialect.settled(charged) if charged else set()\n",
-        "",
-        CHARGES,
-    ),
-    Mutant(
         "a release or rehold leaves it promised",
         JOURNAL,
         "            self._totals[account_id][_DR_PENDING] -= amount\n",
@@ -388,8 +381,8 @@ MUTANTS = (
     Mutant(
         "a batch that may be committed is not asked for",
         WRITER,
-        "                again = True\n",
-        "                again = False\n",
+        "        if self._unseen is None or self._dialect is None:\n",
+        "        if True:\n",
     ),
     Mutant(
         "an archived post counts again",

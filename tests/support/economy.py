@@ -464,13 +464,7 @@ class Economy:
             return False
         assert outcome == Done(changed=True)
         self._paid(kept, tokens, *self.parts(kept, tokens))
-
-        def unseen() -> None:
-            # Ids of calls are made by the house: nobody charges again for one that has left the journal.
-            if not kept.archived:
-                assert self.world.apply(operation, again=True) == [Done(changed=False)]
-
-        self.repeatable.append(("charge", unseen))
+        # Ids of calls are made by the house: nobody charges again for one that has left the journal.
         self.repeatable.append(("hold", lambda: kept.archived or self.world.do(operation)))
         return True
 

@@ -42,8 +42,8 @@ class Reference:
         self.got = dict(funds)
         self.spent = dict.fromkeys(funds, 0)
         self.open: dict[str, tuple[Leg, ...]] = {}
-        self.made_at: dict[str, int] = {}
-        """Every name that was ever held under, and when."""
+        self.made: set[str] = set()
+        """Every name that was ever held under."""
         self.events: set[str] = set()
         self.posts: set[str] = set()
 
@@ -57,33 +57,27 @@ class Reference:
         promised, spent, received = self.totals(account)
         return received - spent - promised
 
-    def apply(self, operations: Sequence[Operation], *, again: bool = False) -> list[Told]:
+    def apply(self, operations: Sequence[Operation]) -> list[Told]:
         """Return what each operation is told; `Fails` leaves everything as it was."""
         kept = deepcopy(self.__dict__)
         try:
-            return _Run(self, operations, again).told
+            return _Run(self, operations).told
         except Fails:
             self.__dict__ = kept
             raise
 
 
 class _Run:
-    def __init__(self, books: Reference, operations: Sequence[Operation], again: bool) -> None:
+    def __init__(self, books: Reference, operations: Sequence[Operation]) -> None:
         self.books = books
-        self.again = again
         self.before = set(books.open)
         """A settlement looks only at what was there before the batch."""
         self.known: set[str] = set()
         ending = [op.tx for op in operations if isinstance(op, Settle | Release | Rehold)]
         ending += [r.tx for op in operations if isinstance(op, Charge) for r in op.reholds]
-        self.staying = self.before.difference(ending)
-        """And a repeated hold at what of that nobody in the batch ends."""
         if len(ending) > len(self.before.intersection(ending)):
             late = {op.usage[0] for op in operations if isinstance(op, Settle)}
             self.known |= books.events & late
-        if again:
-            charged = {op.usage[0] for op in operations if isinstance(op, Charge)}
-            self.known |= books.events & charged
         self.told = [self._one(op) for op in operations]
 
     def _one(self, op: Operation) -> Told:
@@ -101,13 +95,10 @@ class _Run:
         return self._post(op)
 
     def _hold(self, op: Hold) -> Told:
-        books = self.books
         legs, plan = op.decide({})
-        if self.again and op.tx in self.staying and books.made_at[op.tx] == op.at_us:
-            return Held(legs, plan)
         if not self._there(legs):
             return PaymentRequired
-        self._promise(op.tx, legs, op.at_us)
+        self._promise(op.tx, legs)
         return Held(legs, plan)
 
     def _there(self, legs: Sequence[Leg]) -> bool:
@@ -116,11 +107,11 @@ class _Run:
             wanted[account] = wanted.get(account, 0) + amount
         return all(amount <= self.books.left(account) for account, amount in wanted.items())
 
-    def _promise(self, tx: str, legs: tuple[Leg, ...], at_us: int) -> None:
-        if tx in self.books.made_at:
+    def _promise(self, tx: str, legs: tuple[Leg, ...]) -> None:
+        if tx in self.books.made:
             raise Fails(f"{tx} was held under before")
         self.books.open[tx] = legs
-        self.books.made_at[tx] = at_us
+        self.books.made.add(tx)
 
     def _settle(self, op: Settle) -> Told:
         books, event = self.books, op.usage[0]
@@ -149,7 +140,7 @@ class _Run:
         if len(legs) != 1 or not 0 <= op.amount <= legs[0].amount:
             raise Fails(f"{op} of {legs}")
         if op.amount:
-            self._promise(op.into, (legs[0]._replace(amount=op.amount),), op.at_us)
+            self._promise(op.into, (legs[0]._replace(amount=op.amount),))
         return CHANGED
 
     def _charge(self, op: Charge) -> Told:

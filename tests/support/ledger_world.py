@@ -83,12 +83,12 @@ class World:
             self.do(Post(f"fund:{code}", (Entry(Code.TOPUP, self.bank, account, fund),), T0))
         return account
 
-    def apply(self, *operations: Operation, again: bool = False) -> list[Outcome | TokenMartError]:
+    def apply(self, *operations: Operation) -> list[Outcome | TokenMartError]:
         """Apply operations in one transaction; a refusal is returned, an error rolls back."""
         self.dialect.begin()
         try:
             run = BatchRun(self.dialect, self.lane, self.clearing)
-            outcomes = run.apply(operations, again=again)
+            outcomes = run.apply(operations)
             self.dialect.commit()
         except BaseException:
             self.dialect.rollback()

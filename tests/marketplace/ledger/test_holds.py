@@ -106,15 +106,6 @@ def test_a_settlement_twice_in_one_batch_counts_once(world: World) -> None:
     assert world.totals(wallet) == (0, 45, 100)
 
 
-def test_a_hold_that_may_have_been_committed_unseen_is_answered_as_it_stands(world: World) -> None:
-    wallet = world.account("wallet:a", 100)
-    first = world.do(world.hold("c1", (wallet, 60), plan="kept"))
-    again = world.apply(world.hold("c1", (wallet, 70), plan="other"), again=True)
-    assert again == [first]
-    assert world.totals(wallet) == (60, 0, 100)
-    world.do(world.release("c1"))
-
-
 def test_a_refusal_leaves_no_trace_and_spoils_nobody(world: World) -> None:
     wallet = world.account("wallet:a", 100)
     good, poor, good2 = world.apply(

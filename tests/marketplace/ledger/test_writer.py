@@ -319,7 +319,7 @@ def test_a_full_disk_is_named_and_charges_nothing(database_url: str) -> None:
     writer = LedgerWriter(database.raw_connection, "full")
     database.full = True
     started = time.monotonic()
-    with pytest.raises(Unavailable, match="disk is full") as refusal:
+    with pytest.raises(Unavailable, match=r"disk is full\. Nothing was charged") as refusal:
         for number in range(200):
             writer.submit(world.hold(f"c{number}", (wallet, 1), plan="x" * 5_000))
     assert refusal.value.retry_after_s
@@ -351,11 +351,47 @@ def test_a_database_that_stays_away_is_given_up_on(
 
     monkeypatch.setattr(database, "raw_connection", connect)
     away.set()
-    with pytest.raises(Unavailable, match="cannot be reached"):
+    with pytest.raises(Unavailable, match=r"cannot be reached\. Nothing was charged"):
         writer.submit(world.post("p", wallet, world.bank, 1))
     away.clear()
     assert writer.submit(world.post("p", wallet, world.bank, 1)) == Done(changed=True)
     writer.close()
+    world.close()
+
+
+def test_nobody_is_told_that_nothing_was_charged_while_that_is_not_known(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database goes away between COMMIT and its answer, and stays away."""
+    world = World(database)
+    wallet = world.account("wallet:a", 100)
+    writer = LedgerWriter(database.raw_connection, "away")
+    monkeypatch.setattr(writer_module, "_PATIENCE_S", 0.5)
+
+    class OperationalError(Exception):
+        pass
+
+    def break_after_commit(connection: Any) -> Any:
+        dialect = original(connection)
+        commit = dialect.commit
+
+        def committed(*, durable: bool) -> None:
+            commit(durable=durable)
+            monkeypatch.setattr(writer, "_connect", unreachable)
+            raise OperationalError("the server closed the connection unexpectedly")
+
+        dialect.commit = committed
+        return dialect
+
+    def unreachable() -> Any:
+        raise OSError("no route to host")
+
+    original = writer_module.dialect_of
+    monkeypatch.setattr(writer_module, "dialect_of", break_after_commit)
+    with pytest.raises(Unavailable, match="not known yet"):
+        writer.submit(world.charge("c1", (wallet, 30), wallet=30, voucher=0))
+    writer.close()
+    assert world.totals(wallet) == (0, 30, 100)
     world.close()
 
 
