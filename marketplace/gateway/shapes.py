@@ -48,6 +48,8 @@ _BOTH = ("max_tokens", "max_completion_tokens")
 _OLD = ("max_tokens",)
 _STREAM_OPTIONS = msgspec.Raw(b'{"include_usage":true,"continuous_usage_stats":true}')
 _NULL = b"null"
+_ERRORS = (b'{"error":{', b'{"error": {')
+"""How a body begins that is an error in spite of its status, 200."""
 _NAMES_OF_CHUNK = ("id", "object", "created", "model", "system_fingerprint")
 _NONE: frozenset[str] = frozenset()
 _UNDERSTOOD = frozenset(
@@ -223,7 +225,9 @@ class Talk:
         return _Translating(self._translation)
 
     def answer(self, body: bytes, call: Call) -> bytes:
-        """Return the document for the client."""
+        """Return the document for the client. `UpstreamFailed` when the engine's is no answer."""
+        if body.startswith(_ERRORS):
+            raise UpstreamFailed("The engine answered with an error; nothing was charged.")
         if self._translation is None or self.speaks(call.endpoint):
             return body
         try:
@@ -324,9 +328,12 @@ class _Translating:
         return self._reader.failed is not None
 
     def feed(self, piece: bytes) -> bytes:
+        forward = self._reader.feed(piece)
+        if not forward:
+            return b""  # nothing has begun: if this is how it failed, another engine may be asked
         told = [] if self._begun else [self._translation.begin(*self._who)]
         self._begun = True
-        events = self._events.cut(self._reader.feed(piece))
+        events = self._events.cut(forward)
         told += [self._translation.feed(_chunk(e)) for e in events if e.startswith(b"data:")]
         return b"".join(told)
 

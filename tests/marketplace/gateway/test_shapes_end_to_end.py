@@ -33,6 +33,7 @@ from support.upstream_answers import (
     TEXT,
     chat_usage,
     completion,
+    named,
 )
 
 from marketplace.prices.components import Components
@@ -323,6 +324,31 @@ def test_a_stream_that_breaks_off_says_so_and_costs_nothing(caller: Caller, path
             list(client.messages.create(**asked))
     assert events_of(caller.market, caller.org_id) == []
     assert holds_of(caller.market, caller.org_id) == 0
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+def test_an_error_with_status_200_is_no_answer_and_costs_nothing(caller: Caller, path: str) -> None:
+    caller.engine.script(Reply({"error": {"message": "out of memory"}}))
+    asked = {"model": caller.listing, "messages": ASK, "input": TITLE, "max_tokens": 8}
+    with caller.openai() as client, pytest.raises(openai.InternalServerError):
+        client.post(f"/{path}", body=asked, cast_to=object)
+    assert events_of(caller.market, caller.org_id) == []
+    assert holds_of(caller.market, caller.org_id) == 0
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+def test_a_stream_that_begins_with_an_error_is_another_engines_to_answer(
+    caller: Caller, engines: list[Upstream], path: str
+) -> None:
+    slug = caller.alike(caller.listing)
+    add_endpoint(caller.market, slug, engines[1], priority=1)
+    error = {"type": "error", "error": {"message": "out of memory"}}
+    caller.engine.script(Reply(events=[named(error)]))
+    asked = {"model": slug, "messages": ASK, "input": TITLE, "stream": True, "max_tokens": 8}
+    with caller.openai() as client:
+        assert "world" in client.post(f"/{path}", body=asked, cast_to=str)
+    assert [len(engine.asked) for engine in engines[:2]] == [1, 1]
+    caller.only_event(CHAT_U)
 
 
 @pytest.mark.parametrize("path", ["chat", "responses", "messages"])
