@@ -7,6 +7,7 @@ is how an operator names an authority of their own; a certificate must be for th
 from __future__ import annotations
 
 import json
+import logging
 import ssl
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ from marketplace.prices.usage import MOST_TOKENS
 
 if TYPE_CHECKING:
     from marketplace.gateway.traces import Headers
+
+log = logging.getLogger(__name__)
 
 _LARGEST_ERROR = 64 * 1024
 _LONGEST_WORDS = 4_000
@@ -74,7 +77,8 @@ class Upstream:
             raise timed_out() from error
         except WireError as error:
             raise broken() from error
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter for a URL that names no place
+            log.warning("engine %s cannot be reached: %s", endpoint.id, error)
             raise unreachable() from error
         if answer.status != 200:
             raise refusal(answer)

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 _IDLE_KEPT = 64
 """Connections kept open for each engine."""
+_IDLE_S = 60.0
+"""How long a connection is kept without use: what stands on the way (NAT, load balancers, firewalls) forgets
+idle connections after some minutes, without telling, and a request on such a one would wait in vain."""
 _MOST_AROUND = 256 * 1024
 """Bytes in a row that are no body: heads, interim answers, what frames chunks, trailers."""
 
@@ -53,7 +56,7 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._around = 0
         self._paused = False
-        self._heard_at = 0.0
+        self.heard_at = pool.loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
 
@@ -68,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._around = 0
         self._flight = flight
         self._done = self.loop.create_future()
-        self._heard_at = self.loop.time()
+        self.heard_at = self.loop.time()
         if self._timer is None:
             self._timer = self.loop.call_later(self._pool.silence_s, self._check_silence)
         self._transport.write(request)
@@ -80,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._timer = None
         if self._done is None or self.closed:
             return
-        quiet_s = self.loop.time() - self._heard_at
+        quiet_s = self.loop.time() - self.heard_at
         if quiet_s >= self._pool.silence_s and not self._paused:
             self.cut_off(TimeoutError("the engine was silent for too long"))
             return
@@ -91,7 +94,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self.loop.time()
+        self.heard_at = self.loop.time()
         if self._done is None or self._parser is None:
             self._close()  # an answer that nobody asked for
             return
@@ -221,7 +224,7 @@ class Connection(asyncio.Protocol):
         """Read on."""
         if self._paused and self._transport is not None and not self.closed:
             self._paused = False
-            self._heard_at = self.loop.time()
+            self.heard_at = self.loop.time()
             self._transport.resume_reading()
 
     def _close(self) -> None:
@@ -285,10 +288,12 @@ class Pool:
             raise
 
     def _kept(self) -> Connection | None:
+        since_s = self.loop.time() - _IDLE_S
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed:
+            if connection.heard_at > since_s and not connection.closed:
                 return connection
+            connection.discard()
         return None
 
     async def _connect(self) -> Connection:

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catalog.ground.errors import Unavailable
 from marketplace.gateway.flight import Flight
+from marketplace.gateway.records import EndpointRecord
+from marketplace.gateway.upstream import Upstream
 from marketplace.gateway.wire import Pool, WireError
 
 REQUEST = b"POST /x HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nhi"
@@ -366,3 +369,49 @@ def test_an_engine_does_not_change_protocols() -> None:
                 await pool.request(REQUEST)
 
     asyncio.run(story())
+
+
+def test_a_connection_that_was_idle_for_long_is_not_trusted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connections = 0
+
+    async def forgotten(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer once; what comes then is lost on its way, and nobody is told."""
+        nonlocal connections
+        connections += 1
+        await read_request(reader)
+        writer.write(LENGTH)
+        await reader.read()
+
+    async def story() -> None:
+        async with engine(forgotten, silence_s=0.5) as pool:
+            for _ in range(3):
+                assert (await pool.request(REQUEST)).body == b"hello world"
+
+    monkeypatch.setattr("marketplace.gateway.wire._IDLE_S", 0.0)
+    asyncio.run(story())
+    assert connections == 3
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:99999",
+        "http://a..example",
+        "http://模型.example",
+        "http://127.0.0.1:1/模型",
+        "http://127.0.0.1:1",
+    ],
+)
+def test_who_cannot_be_reached_is_away_and_the_log_says_why(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        upstream = Upstream(1.0, 1.0)
+        endpoint = EndpointRecord(id="ept_1", url=url, model="m", api_key="")
+        with pytest.raises(Unavailable):
+            await upstream.post(endpoint, "/v1/completions", b"{}", "gen_1")
+
+    asyncio.run(story())
+    assert "engine ept_1 cannot be reached: " in caplog.text
