@@ -17,7 +17,7 @@ from catalog.ground.clock import Clock, now_us, to_datetime
 from catalog.ground.database import Database
 from catalog.ground.errors import LedgerCorrupt
 from marketplace.ledger.accounts import account_id, apply_now
-from marketplace.ledger.archive_file import ArchiveWriter
+from marketplace.ledger.archive_file import ArchiveWriter, alone
 from marketplace.ledger.chart import CLEARING, Code
 from marketplace.ledger.groups import Stray, archived_through, live_groups, stream
 from marketplace.ledger.operations import Entry, Post
@@ -46,9 +46,21 @@ def archive(
 ) -> Sealed | None:
     """Archive every lane's batches that end before the instant; None when there are none.
 
-    Raises `LedgerCorrupt` and changes nothing when that part of the journal is off.
+    Raises `LedgerCorrupt` and changes nothing when that part of the journal is off, and `Conflict` while
+    another archive is being made in the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        return _archive(database, before_us, folder, recost, clock, progress)
+
+
+def _archive(
+    database: Database,
+    before_us: int,
+    folder: Path,
+    recost: Recost | None,
+    clock: Clock,
+    progress: Callable[[int], None],
+) -> Sealed | None:
     with snapshot(database) as connection:
         cuts = _cuts(connection, before_us)
         if not cuts:

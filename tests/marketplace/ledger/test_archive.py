@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError
 from support.ledger_world import T0, World
 
-from catalog.ground.errors import LedgerCorrupt, NotFound
+from catalog.ground.errors import Conflict, LedgerCorrupt, NotFound
 from marketplace.ledger import archive as archive_module
 from marketplace.ledger.archive import archive, prune
 from marketplace.ledger.balances import export, trial_balance
@@ -241,3 +241,21 @@ def test_archiving_beside_a_busy_writer(world: World, tmp_path: Path) -> None:
     writer.close()
     assert len(outcomes) > 10
     assert verify(world.database, archive_dir=tmp_path).problems == []
+
+
+def test_two_archives_do_not_write_the_same_file(
+    world: World, accounts: tuple[int, int], tmp_path: Path
+) -> None:
+    """Somebody archives by hand while the nightly run is at it; both would make number 1."""
+    refused = []
+
+    def meanwhile(_rows: int) -> None:
+        if not refused:
+            with pytest.raises(Conflict, match="Another archive") as refusal:
+                archive(world.database, CUT, tmp_path)
+            refused.append(refusal)
+
+    assert archive(world.database, CUT, tmp_path, progress=meanwhile)
+    assert refused
+    assert verify(world.database, archive_dir=tmp_path).problems == []
+    assert archive(world.database, CUT + MONTH, tmp_path)
