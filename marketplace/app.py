@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlmodel import Session, select
 from starlette.exceptions import HTTPException
 
@@ -43,7 +44,7 @@ from marketplace.gateway.endpoints_calls import calls_router
 from marketplace.gateway.lookup import InThreads, Lookup
 from marketplace.gateway.metrics import metrics_router
 from marketplace.gateway.money import Books
-from marketplace.gateway.office import GatewayOffice
+from marketplace.gateway.office import GatewayOffice, database_away
 from marketplace.gateway.options import Options
 from marketplace.gateway.otlp import collector_of
 from marketplace.gateway.upstream import Upstream
@@ -131,9 +132,13 @@ def _books(session: Session) -> Books:
 
 def _hub(settings: Settings) -> Hub:
     data = settings.data_dir
+    try:
+        store = open_store(settings.artifacts_url or str(data / "artifacts"), spool=data / "spool")
+    except (ImportError, ValueError) as error:  # fsspec's words for what it does not know or lacks
+        raise BadRequest(f"TOKENMART_ARTIFACTS_URL: {error}.", rule="settings.artifacts") from None
     return build_hub(
         settings.database,
-        open_store(settings.artifacts_url or str(data / "artifacts"), spool=data / "spool"),
+        store,
         identify_by(settings.database),
         secret=settings.signing_secret,
         gate=_only_what_is_listed,
@@ -190,6 +195,8 @@ def _web(market: Marketplace) -> FastAPI:
     web.add_exception_handler(TokenMartError, _render)
     web.add_exception_handler(HTTPException, _render_http)
     web.add_exception_handler(RequestValidationError, _render_invalid)
+    web.add_exception_handler(OperationalError, _render_away)
+    web.add_exception_handler(InterfaceError, _render_away)
     web.add_exception_handler(Exception, _render)
 
     @web.get("/healthz", tags=["operation"])
@@ -199,10 +206,12 @@ def _web(market: Marketplace) -> FastAPI:
 
     @web.get("/readyz", tags=["operation"], responses={503: {"description": "not welcome"}})
     def readyz(response: Response) -> dict[str, str]:
-        """Say whether calls are welcome: 503 while starting and draining."""
-        if market.gateway is None or not market.gateway.serves:
+        """Say whether calls are welcome: 503 while starting or draining, and without a database."""
+        desk, gateway = market.desk, market.gateway
+        if desk is None or gateway is None or not gateway.serves:
             response.status_code = 503
             return {"status": "draining"}
+        desk.directory.check_fresh(now_us())
         return {"status": "ready"}
 
     web.openapi = lambda: describe(web)  # type: ignore[method-assign]
@@ -213,6 +222,11 @@ async def _render(request: Request, error: Exception) -> Response:
     render = render_openai if request.url.path.startswith("/v1/") else render_problem
     rendered = render(error)
     return Response(rendered.body, rendered.status, rendered.headers)
+
+
+async def _render_away(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OperationalError | InterfaceError)
+    return await _render(request, database_away(error))
 
 
 async def _render_http(request: Request, error: Exception) -> Response:

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from catalog.ground.clock import now_us
+from catalog.ground.driver import sqlite_path
 from catalog.ground.errors import Conflict
 from catalog.ground.marker import raise_marker
 from marketplace.app import Marketplace
@@ -33,7 +39,10 @@ from marketplace.seeding.catalogue import SEED_SLUG, seed_folder
 from marketplace.settings import Settings
 from serving.local_engine import LocalEngine
 
+log = logging.getLogger(__name__)
+
 _LOOK_S = 2.0
+_AGAIN_S = 5.0
 _DRAINED_S = 0.01
 _SEED_ENDPOINT = "ept_seed"
 _SEED_PLACES = 16
@@ -212,7 +221,20 @@ class _Server(uvicorn.Server):
 async def run_gateway(settings: Settings, ready: Callable[[str], None]) -> None:
     """Serve the gateway until SIGINT or SIGTERM. `ready` is told its URL once calls are welcome."""
     set_up(settings.log)
-    listener = _listen(settings.host, settings.port)
+    with _alone(settings), _listen(settings.host, settings.port) as listener:
+        await _serve(settings, listener, ready)
+
+
+async def run_all(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Serve the gateway, and the seed model's engine as a child that is kept alive."""
+    set_up(settings.log)
+    # Before the engine: whoever cannot serve must not touch the address of one that does.
+    with _alone(settings), _listen(settings.host, settings.port) as listener:
+        async with _seed_engine(settings):
+            await _serve(settings, listener, ready)
+
+
+async def _serve(settings: Settings, listener: socket.socket, ready: Callable[[str], None]) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     market = Marketplace(settings)
@@ -229,29 +251,49 @@ async def run_gateway(settings: Settings, ready: Callable[[str], None]) -> None:
         timeout_graceful_shutdown=int(settings.drain_s),
         timeout_keep_alive=75,
     )
-    try:
-        await _Server(config, market, listener, lambda: ready(f"http://{shown}:{port}")).serve()
-    finally:
-        listener.close()
+    await _Server(config, market, listener, lambda: ready(f"http://{shown}:{port}")).serve()
 
 
-async def run_all(settings: Settings, ready: Callable[[str], None]) -> None:
-    """Serve the gateway, and the seed model's engine as a child that is kept alive."""
+@contextlib.asynccontextmanager
+async def _seed_engine(settings: Settings) -> AsyncIterator[None]:
+    """Keep the seed model's engine alive, and its address in the database true."""
     engine = LocalEngine(seed_folder(), SEED_SLUG)
-    _publish_endpoint(settings, engine, await engine.start())
 
     async def report(url: str) -> None:
-        await asyncio.to_thread(_publish_endpoint, settings, engine, url)
+        # A database that is away must not be the end of the engine's keeper. Nobody can call meanwhile.
+        while not await asyncio.to_thread(_publish_endpoint, settings, engine, url):
+            await asyncio.sleep(_AGAIN_S)
 
-    keeper = asyncio.ensure_future(engine.keep(report))
     try:
-        await run_gateway(settings, ready)
+        await report(await engine.start())
+        keeper = asyncio.ensure_future(engine.keep(report))
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            await asyncio.gather(keeper, return_exceptions=True)
     finally:
-        keeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeper
         await engine.stop()
-        _publish_endpoint(settings, engine, "")
+        await asyncio.to_thread(_publish_endpoint, settings, engine, "")
+
+
+@contextlib.contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Be the one office on an SQLite file; the lock goes with the process, however that ends."""
+    if settings.database.kind != "sqlite":
+        yield
+        return
+    path = sqlite_path(settings.database.url)
+    with Path(f"{path}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"Another TokenMart serves {path} already.",
+                rule="gateway.one_office",
+                remedy="Stop it, give this one a TOKENMART_DATA_DIR of its own, or let both use PostgreSQL.",
+            ) from None
+        yield
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -270,25 +312,36 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _publish_endpoint(settings: Settings, engine: LocalEngine, url: str) -> None:
-    """Tell the gateways where the engine is; '' takes it out of routing."""
-    with settings.database.session() as session:
-        endpoint = session.get(Endpoint, _SEED_ENDPOINT)
-        if endpoint is None:
-            # Our own engine keeps nothing of what it answers. What an operator sets later stays set.
-            endpoint = Endpoint(
-                id=_SEED_ENDPOINT,
-                listing=SEED_SLUG,
-                url="",
-                model="",
-                data_collection="deny",
-                zdr=True,
-                max_concurrency=_SEED_PLACES,
-                updated_at_us=0,
-            )
-        endpoint.url, endpoint.model, endpoint.api_key = url, engine.model, engine.api_key
-        endpoint.state = "up" if url else "down"
-        endpoint.updated_at_us = now_us()
-        session.add(endpoint)
-        session.flush()
-        raise_marker(session, ENDPOINTS)
+def _publish_endpoint(settings: Settings, engine: LocalEngine, url: str) -> bool:
+    """Tell the gateways where the engine is; '' takes it out of routing. False: the database is away."""
+    try:
+        with settings.database.session() as session:
+            _note_endpoint(session, engine, url)
+    except DBAPIError as error:
+        log.warning("where the engine is cannot be written: %s", error.orig)
+        return False
+    return True
+
+
+def _note_endpoint(session: Session, engine: LocalEngine, url: str) -> None:
+    endpoint = session.get(Endpoint, _SEED_ENDPOINT)
+    if endpoint is None:
+        # Our own engine keeps nothing of what it answers. What an operator sets later stays set.
+        endpoint = Endpoint(
+            id=_SEED_ENDPOINT,
+            listing=SEED_SLUG,
+            url="",
+            model="",
+            data_collection="deny",
+            zdr=True,
+            max_concurrency=_SEED_PLACES,
+            updated_at_us=0,
+        )
+    if not url and endpoint.url != engine.url:
+        return  # another `tokenmart up` on this database has put its own engine there
+    endpoint.url, endpoint.model, endpoint.api_key = url, engine.model, engine.api_key
+    endpoint.state = "up" if url else "down"
+    endpoint.updated_at_us = now_us()
+    session.add(endpoint)
+    session.flush()
+    raise_marker(session, ENDPOINTS)

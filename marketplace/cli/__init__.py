@@ -7,10 +7,16 @@ that needs them, so that `tokenmart --help` is quick.
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
 
 
 def main() -> None:
-    """Run the command line; our own errors and wrong settings are a sentence, not a traceback."""
+    """Run the command line; our errors, wrong settings and a database that is away are a sentence."""
+    from sqlalchemy.exc import DBAPIError
+
     from catalog.ground.errors import TokenMartError
     from marketplace.cli.root import app
 
@@ -18,6 +24,9 @@ def main() -> None:
         app()
     except TokenMartError as error:
         print(f"tokenmart: {error}", file=sys.stderr)
+        sys.exit(1)
+    except DBAPIError as error:
+        print(f"tokenmart: {_of_database(error)}", file=sys.stderr)
         sys.exit(1)
     except ValueError as error:
         from pydantic import ValidationError
@@ -29,3 +38,24 @@ def main() -> None:
             said = wrong["msg"].removeprefix("Value error, ")
             print(f"tokenmart: {name}{said}", file=sys.stderr)
         sys.exit(2)
+
+
+def _of_database(error: DBAPIError) -> str:
+    """Return what is wrong with the database, and what to do; raises the error when it is a fault of ours."""
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    from marketplace.settings import Settings
+
+    settings = Settings()
+    words = (str(error.orig).splitlines() or [""])[0]
+    where = "TOKENMART_DATABASE_URL names it"
+    if not settings.database_url:
+        where = f"TOKENMART_DATA_DIR is {settings.data_dir.absolute()}"
+    missing = "no such table" in words or getattr(error.orig, "sqlstate", "") == "42P01"
+    if missing and isinstance(error, OperationalError | ProgrammingError):
+        return (
+            f"The database has no tables yet ({where}). Run tokenmart init, or name the right one."
+        )
+    if not isinstance(error, OperationalError):
+        raise error
+    return f"The database cannot be used: {words}. {where}."

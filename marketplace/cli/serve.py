@@ -49,9 +49,11 @@ def gateway(
     """Serve the metered gateway alone; engines are where `tokenmart endpoint list` says."""
     import uvloop
 
+    from marketplace.migrations.migrate import migrate
     from marketplace.runtime import run_gateway
     from marketplace.settings import Settings
 
     changes = {"host": host, "port": port}
     settings = Settings(**{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
+    migrate(settings.database)
     uvloop.run(run_gateway(settings, lambda url: say(f"the gateway is up at {url}")))

@@ -98,6 +98,7 @@ class GatewayOffice:
         """Among how many workers, on all machines, the limits are divided."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._leaving = False
+        self._unread: set[str] = set()
         self.observer = observer
         self.restarts = 0
         self.heard: Callable[[dict[str, int]], None] | None = None
@@ -113,7 +114,14 @@ class GatewayOffice:
         for worker in self.workers:
             self._run(self._keep(worker))
         waiting = [worker.ready.wait() for worker in self.workers]
-        await asyncio.wait_for(asyncio.gather(*waiting), _START_S)
+        try:
+            await asyncio.wait_for(asyncio.gather(*waiting), _START_S)
+        except TimeoutError:
+            raise Unavailable(
+                f"The workers did not start within {_START_S:g} s.",
+                rule="gateway.workers",
+                remedy="What kept them is above, on standard error.",
+            ) from None
 
     async def stop(self) -> None:
         """Let the workers finish what they have begun, and return when they have ended."""
@@ -180,10 +188,11 @@ class GatewayOffice:
             self._past_unseen += worker.now.unseen
             worker.past_cpu_s += worker.now.cpu_s
             worker.counters, worker.now = Counters(), Now()
+            # Ctrl-C and some supervisors tell all processes at once to end, and a worker may be first.
+            await asyncio.sleep(_AGAIN_S)
             if not self._leaving:
                 self.restarts += 1
                 log.error("worker %d has ended; it is started again", worker.number)
-                await asyncio.sleep(_AGAIN_S)
 
     async def _one_life(self, worker: WorkerHandle) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -222,13 +231,13 @@ class GatewayOffice:
             return await self._looked_up(what, payload)
         except (OperationalError, InterfaceError) as error:
             if not error.connection_invalidated:
-                raise _database_away(error) from error
+                raise database_away(error) from error
         # The pool had kept a connection from before the database was restarted, and has thrown away all
         # of that age now. Whatever a worker asks for may be done twice.
         try:
             return await self._looked_up(what, payload)
         except (OperationalError, InterfaceError) as error:
-            raise _database_away(error) from error
+            raise database_away(error) from error
 
     async def _looked_up(self, what: str, payload: bytes) -> bytes:
         if what == "options":
@@ -265,8 +274,9 @@ class GatewayOffice:
             except Exception as error:
                 # A database that is away tells nothing; after a while the workers stop trusting
                 # what they remember (`Directory.check_fresh`).
-                log.warning("the change markers cannot be read: %s", error)
+                self._say_once("the change markers", error)
             else:
+                self._say_once("the change markers", None)
                 self._markers = msgspec.msgpack.encode(markers)
                 if self.heard is not None:
                     self.heard(markers)
@@ -281,10 +291,21 @@ class GatewayOffice:
             try:
                 await self._learn_share(presence)
             except Exception as error:
-                log.warning("who else serves cannot be read: %s", error)
+                self._say_once("who else serves", error)
                 continue
+            self._say_once("who else serves", None)
             for worker in self.workers:
                 self._tell_share(worker)
+
+    def _say_once(self, what: str, error: Exception | None) -> None:
+        """Log that something cannot be read when that begins and when it ends, not every time."""
+        if error is not None and what not in self._unread:
+            self._unread.add(what)
+            words = error.orig if isinstance(error, DBAPIError) else error
+            log.warning("%s cannot be read: %s", what, words)
+        elif error is None and what in self._unread:
+            self._unread.remove(what)
+            log.warning("%s can be read again", what)
 
     async def _learn_share(self, presence: Presence) -> None:
         self._share = msgspec.msgpack.encode(await asyncio.to_thread(presence.renew))
@@ -298,7 +319,8 @@ class GatewayOffice:
             worker.channel.tell("markers", self._markers)
 
 
-def _database_away(error: DBAPIError) -> Unavailable:
+def database_away(error: DBAPIError) -> Unavailable:
+    """Return what is told to whoever asked while the database was away; the log has its words."""
     log.warning("a question cannot be answered: %s", error.orig)
     return Unavailable(
         "The gateway's database does not answer; nothing was charged.",

