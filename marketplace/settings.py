@@ -5,17 +5,24 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from catalog.ground.database import Database
+from catalog.ground.errors import BadRequest
 
 _SECRET_CHARACTERS = 32
+_MOST_S = 10**8
+_MOST = 2**53
+"""Beyond these (three years) a number is a slip, and some clock or record would not take it."""
 
 
 class Settings(BaseSettings):
@@ -84,6 +91,47 @@ class Settings(BaseSettings):
     free_daily_u: int = Field(default=200_000, ge=0)
     """The platform's free quota for each organisation and Beijing day, in micro-yuan."""
 
+    @field_validator("*")
+    @classmethod
+    def _of_a_size_that_is_meant(cls, value: Any, field: ValidationInfo) -> Any:
+        most = _MOST_S if str(field.field_name).endswith("_s") else _MOST
+        if isinstance(value, int | float) and value > most:
+            raise ValueError(f"Input should be {most} at most")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _a_database(cls, value: str) -> str:
+        try:
+            if value:
+                make_url(value)
+        except (ArgumentError, ValueError):  # their words would quote a password
+            raise ValueError(
+                "This is no address of a database. Use sqlite:///path/to/file.db or "
+                "postgresql://user:password@host/name; in a password, @ : / ? # and % are written as "
+                "%40 %3A %2F %3F %23 and %25."
+            ) from None
+        return value
+
+    @field_validator("public_url", "otlp_url")
+    @classmethod
+    def _a_web_address(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value!r} is not a web address: it begins with http:// or https://")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for address in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                ipaddress.ip_address(address)
+            except ValueError:
+                raise ValueError(
+                    f"{address!r} is not an address. Name each proxy, like 10.0.0.5,10.0.0.6"
+                ) from None
+        return value
+
     @model_validator(mode="after")
     def _refuse_defaults_outside_development(self) -> Self:
         if self.environment == "production" and len(self.secret) < _SECRET_CHARACTERS:
@@ -109,7 +157,7 @@ class Settings(BaseSettings):
             return self.secret.encode()
         kept = self.data_dir / "secret"
         if not kept.exists():
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self._make_data_dir()
             kept.touch(mode=0o600)
             kept.write_text(secrets.token_hex(32))
         return kept.read_text().encode()
@@ -119,6 +167,16 @@ class Settings(BaseSettings):
         """The database these settings name; its folder is made when it is missing."""
         url = self.database_url
         if not url:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self._make_data_dir()
             url = f"sqlite:///{self.data_dir.resolve() / 'tokenmart.db'}"
         return Database(url)
+
+    def _make_data_dir(self) -> None:
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadRequest(
+                f"The folder {self.data_dir} cannot be made: {error.strerror}.",
+                rule="settings.data_dir",
+                remedy="Set TOKENMART_DATA_DIR to one that can.",
+            ) from None
