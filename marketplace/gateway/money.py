@@ -104,9 +104,11 @@ class Call:
             return self.payer.accounts + self.caps.accounts
         return self.payer.accounts
 
-    def hold(self, ttl_s: int) -> Hold:
-        """Return the operation that promises the most that this call may cost."""
-        at_us = self.started_at_us
+    def hold(self, ttl_s: int, at_us: int = 0) -> Hold:
+        """Return the operation that promises the most that this call may cost, from now on: a call may have
+        waited long for its turn. Without `at_us` it has not waited at all.
+        """
+        at_us = at_us or self.started_at_us
         return Hold(
             self.tx, self.key.org_id, self.accounts, self.decide, at_us, at_us + ttl_s * SECOND_US
         )

@@ -177,13 +177,13 @@ class Reserves:
         """
         call.waits_for_reserves = self._some_on(call.accounts)
         try:
-            held = await self._writer.send(call.hold(self._ttl_s))
+            held = await self._writer.send(call.hold(self._ttl_s, self._clock()))
         except PaymentRequired:
             if not call.waits_for_reserves:
                 raise
             call.waits_for_reserves = False
             await self._give_back(call.accounts)
-            held = await self._writer.send(call.hold(self._ttl_s))
+            held = await self._writer.send(call.hold(self._ttl_s, self._clock()))
         if isinstance(held, Held) and not call.clamped:
             self._note(call, held)
 

@@ -306,6 +306,22 @@ def test_a_call_whose_reserve_has_gone_leaves_the_others_what_they_were_promised
     run(database, world, story)
 
 
+def test_a_call_that_waited_long_for_its_turn_has_a_hold_as_long_as_any(
+    database: Database, world: World
+) -> None:
+    async def story(desk: Desk) -> None:
+        payer = desk.payer(voucher(desk.account(1_000)))
+        call = desk.call(payer, 100)
+        desk.at_us += (TTL_S + 1) * SECOND_US
+        await desk.reserves.hold(call)
+        with database.reading() as session:
+            assert expired_holds(session, desk.at_us + (TTL_S - 1) * SECOND_US) == []
+            assert len(expired_holds(session, desk.at_us + TTL_S * SECOND_US)) == 1
+        await desk.writer.apply(Release(call.tx, desk.at_us))
+
+    run(database, world, story)
+
+
 def test_a_clock_that_is_set_back_keeps_no_reserve_longer(database: Database, world: World) -> None:
     async def story(desk: Desk) -> None:
         purse, payer = await desk.busy_purse(160_000)
