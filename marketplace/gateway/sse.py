@@ -11,22 +11,31 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from catalog.ground.errors import UpstreamFailed
 
 DONE = b"data: [DONE]"
 _DONES = (DONE, b"data:[DONE]")
-_DATA_LINE = re.compile(rb"^data:.*$", re.MULTILINE)
+_DATA_LINE = re.compile(rb"^data:(.*)$", re.MULTILINE)
 _ERROR_NAME = re.compile(rb"^event: ?error$", re.MULTILINE)
 _USAGE = b'"usage":{'
 _SPACED_USAGE = b'"usage": {'
 _LAST_USAGE = b',"usage":{'
 _DATA = b"data: "
-_ERRORS = (b'data: {"error"', b'data:{"error"')
+_ERROR = b'"error"'
 _FLAT = re.compile(rb"(?:[^{}]|\{[^{}]*\})*")
 _NO_CHOICES = b'"choices":[]'
 _SPACED_NO_CHOICES = b'"choices": []'
 _LARGEST_EVENT = 16 * 1024 * 1024
 _MOST_MADE = 64 * 1024 * 1024
+
+
+class _Telling(msgspec.Struct):
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_telling = msgspec.json.Decoder(_Telling)
 
 
 class Events:
@@ -122,7 +131,7 @@ class StreamReader:
             and event.find(b"}", at) == len(event) - 2
             and event.endswith(b"}}")
             and event.startswith(_DATA)
-            and not event.startswith(_ERRORS)
+            and event.find(_ERROR) < 0
         ):
             return self._counted(event, event[:at] + b"}\n\n")
         return self._any(event)
@@ -139,18 +148,18 @@ class StreamReader:
 
     def _any(self, event: bytes) -> bytes:
         if not event.startswith(b"data:") or event.find(b"\n") >= 0:
-            found = _DATA_LINE.search(event)
-            if found is None:
+            lines = _DATA_LINE.findall(event)
+            if not lines:
                 event = event.strip(b"\n")
                 return event + b"\n\n" if event else b""
             if _ERROR_NAME.search(event) is not None:
                 self.failed = event
                 return b""
-            event = found[0]
+            event = b"data:" + b"".join(lines)  # JSON has no use for the line ends between them
         if event.startswith(_DONES):
             self.done = True
             return b""
-        if event.startswith(_ERRORS):
+        if event.find(_ERROR) >= 0 and _is_error(event):
             self.failed = event
             return b""
         if event.find(_USAGE) >= 0 or event.find(_SPACED_USAGE) >= 0:
@@ -167,6 +176,14 @@ class StreamReader:
                 "The engine sent more than any answer, and no usage; nothing was charged."
             )
         self.made.append(event)
+
+
+def _is_error(event: bytes) -> bool:
+    """Return whether a chunk tells an error, in the place of its choices or beside them."""
+    try:
+        return bytes(_telling.decode(memoryview(event)[5:]).error) != b"null"
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return True  # what cannot be read is no answer either
 
 
 def without_usage(event: bytes) -> bytes:

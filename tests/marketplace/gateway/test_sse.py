@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from catalog.ground.errors import UpstreamFailed
 from marketplace.gateway.sse import Events, StreamReader, without_usage
+from marketplace.gateway.usage import usage_of
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 0}}
 
@@ -117,3 +118,31 @@ def test_an_error_may_be_told_by_its_name() -> None:
     reader = StreamReader()
     assert reader.feed(b'event: error\ndata: {"message":"no"}\n\n') == b""
     assert reader.failed is not None
+
+
+@pytest.mark.parametrize(
+    ("told", "failed"),
+    [
+        (b'{"id":"x","choices":[{"finish_reason":"error"}],"error":{"message":"no"}}', True),
+        (b'{"id":"x","error":{"message":"no"},"choices":[],"usage":{"prompt_tokens":1}}', True),
+        (b'{ "error": "no" }', True),
+        (b'{"error":null,"choices":[]}', False),
+        (b'{"choices":[{"delta":{"content":"an \\"error\\":{} in a text"}}]}', False),
+        (b'{"choices":[{"finish_reason":"error"}]}', False),
+    ],
+)
+def test_an_error_is_found_wherever_a_chunk_has_it(told: bytes, failed: bool) -> None:
+    reader = StreamReader()
+    event = b"data: " + told + b"\n\n"
+    assert reader.feed(event) == (b"" if failed else event)
+    assert (reader.failed is not None) == failed
+
+
+def test_data_of_several_lines_is_one_chunk() -> None:
+    reader = StreamReader()
+    whole = json.dumps({"choices": [], "usage": USAGE}, indent=1).encode()
+    told = b"data: " + whole.replace(b"\n", b"\ndata: ") + b"\n\n"
+    assert reader.feed(told.replace(b"usage", b"other")).count(b"\n") == 2
+    assert reader.feed(told) == b""
+    assert reader.usage is not None
+    assert usage_of(reader.usage)[0] == USAGE
