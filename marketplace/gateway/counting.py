@@ -75,8 +75,16 @@ async def count_answer(
 async def _count(upstream: Upstream, call: Call, document: dict[str, Any]) -> tuple[int, str]:
     try:
         return await upstream.count_tokens(call.endpoint, document, call.id), "counted"
-    except TokenMartError:
-        return estimate_tokens("\n".join(_texts(document))), "estimated"
+    except (TokenMartError, RecursionError):
+        tokens = estimate_tokens("\n".join(texts_of(document)))
+        return tokens + _token_ids(document.get("prompt")), "estimated"
+
+
+def _token_ids(prompt: Any) -> int:
+    """Return how many ids there are in a prompt that is a list of them, or a list of such lists."""
+    if not isinstance(prompt, list):
+        return 0
+    return sum(len(item) if isinstance(item, list) else type(item) is int for item in prompt)
 
 
 def produced_text(made: bytes) -> str:
@@ -87,13 +95,13 @@ def produced_text(made: bytes) -> str:
         if not data.strip() or line.startswith((b"event:", b":")):
             continue
         try:
-            texts += _texts(msgspec.json.decode(data))
+            texts += texts_of(msgspec.json.decode(data))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
     return "".join(texts)
 
 
-def _texts(document: Any) -> list[str]:
+def texts_of(document: Any) -> list[str]:
     """Return the strings under the names that carry text, in order.
 
     Without recursion, because a caller or an engine decides how deep a document is.

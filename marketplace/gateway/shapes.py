@@ -21,6 +21,7 @@ import msgspec
 from catalog.ground.clock import SECOND_US
 from catalog.ground.errors import BadRequest, TokenMartError, UpstreamFailed
 from catalog.ground.rendering import RenderedError, render_anthropic, render_openai
+from marketplace.gateway.counting import texts_of
 from marketplace.gateway.money import Call
 from marketplace.gateway.native import NativeStream, with_cost
 from marketplace.gateway.records import EndpointRecord
@@ -208,8 +209,15 @@ class Talk:
         return path, rewrite(self.fields, changes)
 
     def countable(self) -> dict[str, Any]:
-        """Return the request as an engine's `/tokenize` takes it."""
-        document: dict[str, Any] = decoded(_encode(self.fields))
+        """Return the request as an engine's `/tokenize` takes it. It may have been answered: this never fails."""
+        try:
+            document: dict[str, Any] = decoded(_encode(self.fields))
+        except BadRequest:
+            return {"prompt": self.body.decode(errors="replace")}  # counted as it was written
+        if self._untranslatable is not None:
+            # No tokenizer knows the shape: its text is what can be counted.
+            said = [document.get(name) for name in ("system", "instructions", "messages", "input")]
+            return {"prompt": "\n".join(texts_of({"content": said}))}
         if "input" in document and not {"messages", "prompt"} & document.keys():
             document["prompt"] = document["input"]
         return document

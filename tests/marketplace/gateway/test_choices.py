@@ -1,4 +1,4 @@
-"""How many answers a request will have: what its hold must cover."""
+"""How many answers a request will have, which its hold must cover; and what of it can be counted."""
 
 from __future__ import annotations
 
@@ -42,3 +42,14 @@ def test_what_an_engine_might_take_for_a_number_is_refused(best_of: Any) -> None
 def test_a_conversation_has_as_many_as_it_asks_for() -> None:
     body = {"model": "m", "messages": [], "prompt": ["a", "b"], "n": 2}
     assert Talk("/v1/chat/completions", json.dumps(body).encode()).choices == 2
+
+
+def test_a_request_in_no_tokenizers_shape_is_counted_with_its_instructions() -> None:
+    body: dict[str, Any] = {
+        "model": "m",
+        "max_tokens": 9,
+        "system": [{"type": "text", "text": "Be brief."}],
+    }
+    body |= {"messages": [{"role": "user", "content": "Hi"}], "container": "c"}
+    talk = Talk("/v1/messages", json.dumps(body).encode())
+    assert talk.countable() == {"prompt": "Be brief.\nHi"}

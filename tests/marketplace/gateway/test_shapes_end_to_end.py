@@ -31,6 +31,8 @@ from support.upstream_answers import (
     INPUT,
     OUTPUT,
     TEXT,
+    chat,
+    chat_events,
     chat_usage,
     completion,
     named,
@@ -437,6 +439,46 @@ def test_moderations_are_counted_by_the_engines_tokenizer(chat_caller: Caller) -
     cost_u = chat_caller.engine.tokens * 10
     assert raw.headers["x-tm-cost-u"] == str(cost_u)
     chat_caller.only_event(cost_u, usage_source="counted", output=0)
+
+
+# What an engine that tells no usage is paid for.
+
+
+@pytest.mark.parametrize("odd", [b"1e400", b'"\xff"', b"[" * 980 + b"]" * 980])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_only_the_engine_could_read_is_counted_all_the_same(
+    chat_caller: Caller, odd: bytes, streamed: bool
+) -> None:
+    def silent(asked: Asked) -> Reply:
+        document = {"model": "m", "messages": []}
+        answer = chat(document)
+        del answer["usage"]
+        return Reply(events=chat_events(document)) if streamed else Reply(answer)
+
+    chat_caller.engine.script(silent)
+    asked: dict[str, Any] = {"model": chat_caller.listing, "messages": ASK, "stream": streamed}
+    body = json.dumps(asked).encode()[:-1] + b',"x":' + odd + b"}"
+    with chat_caller.openai() as client:
+        told = client.post("/chat/completions", content=body, cast_to=str)
+    assert "error" not in told
+    tokens = chat_caller.engine.tokens
+    chat_caller.only_event(tokens * 30, usage_source="counted", output=tokens)
+
+
+@pytest.mark.parametrize("given", [[1, 2, 3, 4, 5], [[1, 2], [3, 4, 5]]])
+def test_ids_of_tokens_are_as_many_as_there_are(chat_caller: Caller, given: list[Any]) -> None:
+    def silent(asked: Asked) -> Reply:
+        if asked.path.endswith("/tokenize"):
+            return refuses(400, "a text is needed")
+        return Reply({"object": "list", "data": [], "model": "m"})
+
+    url = f"{chat_caller.engine.url}/behind/a/path"  # where its /tokenize is scripted, too
+    slug = chat_caller.market.listing(PRICE, url=url, model="m", context_length=100_000)
+    chat_caller.engine.answer = silent
+    with chat_caller.openai() as client:
+        asked = {"model": slug, "input": given}
+        client.post("/embeddings", body=asked, cast_to=object)
+    chat_caller.only_event(5 * 10, usage_source="estimated", input_uncached=5)
 
 
 # What reaches the engine.
