@@ -209,7 +209,7 @@ class Talk:
         return path, rewrite(self.fields, changes)
 
     def countable(self) -> dict[str, Any]:
-        """Return the request as an engine's `/tokenize` takes it. It may have been answered: this never fails."""
+        """Return the request as an engine's `/tokenize` takes it; of an answered one, so this never fails."""
         try:
             document: dict[str, Any] = decoded(_encode(self.fields))
         except BadRequest:
