@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        self._peer = peer[0] if isinstance(peer, tuple) else ""
+        self._peer = _address(peer[0]) if isinstance(peer, tuple) else ""
         self._door.connections.add(self)
         if self._read_before:
             read, self._read_before = self._read_before, b""
@@ -341,9 +341,9 @@ class Connection(asyncio.Protocol):
         forwarded = headers.get(b"x-forwarded-for")
         if forwarded is None or self._peer not in self._door.trusted:
             return self._peer
-        for address in reversed(forwarded.decode("latin-1").split(",")):
-            if address.strip() not in self._door.trusted:
-                return address.strip()
+        for address in map(_address, reversed(forwarded.decode("latin-1").split(","))):
+            if address not in self._door.trusted:
+                return address
         return self._peer
 
     # One request after another.
@@ -512,6 +512,11 @@ class Connection(asyncio.Protocol):
         elif not self._in_head and not self._unclear:
             return False
         return now_s - self._begun_at > most_s or now_s - self._heard_at > READ_S
+
+
+def _address(told: str) -> str:
+    """Return an address as keys and settings name it; a socket for IPv6 puts a prefix to those of IPv4."""
+    return told.strip().removeprefix("::ffff:")
 
 
 def _head_too_long() -> HeadTooLong:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -242,3 +243,33 @@ def test_requests_ahead_are_read_only_as_far_as_there_is_room() -> None:
     assert visit(client, count_ahead) == []
     assert len(waiting) == count
     assert max(waiting) < 8 + 256 * 1024 // len(CALL) + 1  # what one packet of the loop brings
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [("", "127.0.0.1"), ("10.1.2.3", "10.1.2.3"), ("::ffff:10.1.2.3, 127.0.0.1", "10.1.2.3")],
+)
+def test_a_client_of_ipv4_keeps_its_address_where_both_are_listened_to(
+    forwarded: str, client: str
+) -> None:
+    async def tell(request: Request, connection: Connection) -> None:
+        connection.respond(200, [], request.client.encode())
+        connection.done()
+
+    async def story() -> bytes:
+        loop = asyncio.get_running_loop()
+        trusted = frozenset({"127.0.0.1"} if forwarded else ())
+        door = Door(tell, render, None, 1_000, trusted)
+        both = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        server = await loop.create_server(door.connection, sock=both)
+        reader, writer = await asyncio.open_connection("127.0.0.1", both.getsockname()[1])
+        headers = f"connection: close\r\nx-forwarded-for: {forwarded}".encode()
+        writer.write(CALL.replace(b"host: h", headers))
+        told = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        door.close()
+        server.close()
+        return told
+
+    assert asyncio.run(story()).endswith(b"\r\n\r\n" + client.encode())
