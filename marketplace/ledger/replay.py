@@ -1,8 +1,9 @@
 """Replay the journal: what every balance, promise and event must be, row by row from nothing else.
 
 Per transfer: ends match promises, posted debits tile from zero without gap or overlap. Per event: what
-went through clearing is its cost, wallet and platform paid what it says, its cost follows from its
-tokens and its frozen prices. Memory grows with accounts and with promises that are open, not with rows.
+went through clearing is its cost, its own organisation's wallet and the platform paid what it says, its
+cost follows from its tokens and its frozen prices. Memory grows with accounts and with promises that are
+open, not with rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from marketplace.ledger.chain import GENESIS, rows_sha256
 from marketplace.ledger.chart import CLEARING, Code, Kind, Rule
+from marketplace.ledger.chart import wallet as wallet_of
 from marketplace.ledger.dialect import TRANSFER_COLUMNS, USAGE_COLUMNS
 from marketplace.ledger.groups import Group, Row
 from marketplace.ledger.holds import event_of
@@ -28,6 +30,7 @@ _BUCKETS = ("input_uncached", "cache_read", "cache_write", "output", "reasoning"
 _MONEY = itemgetter(
     *map(USAGE_COLUMNS.index, ("cost_u", "wallet_u", "voucher_u", "free_u", "overrun_u"))
 )
+_ORG = USAGE_COLUMNS.index("org_id")
 _PRICED = itemgetter(*map(USAGE_COLUMNS.index, ("prices", "started_at_us", *_BUCKETS)))
 _POSTS = (int(Kind.POSTED), int(Kind.POST))
 _PLATFORM = (int(Code.OVERRUN), int(Code.ROUNDING))
@@ -63,7 +66,7 @@ class Replay:
         self.ended_first: dict[tuple[str, int], tuple[int, int, bool]] = {}
         self._recost = recost
         self._clearing = next((a.id for a in accounts.values() if a.code == CLEARING), 0)
-        self._wallets = {a.id for a in accounts.values() if a.code.startswith("wallet:")}
+        self._wallets = {a.id: a.code for a in accounts.values() if a.code.startswith("wallet:")}
         self._bounded = {a.id for a in accounts.values() if a.rule != Rule.PROJECTION}
         # Posted debits tile [0, total] when the products of (x + salt) over all starts and all ends,
         # with 0 and the total in their places, are equal: two numbers an account instead of a sort.
@@ -110,13 +113,10 @@ class Replay:
         where = f"lane {lane} batch {group.n}"
         if (group.n, group.first_seq) != (self.next_n.get(lane, 1), self.next_seq.get(lane, 1)):
             self.problem(f"{where}: batches or rows are missing before it")
+        rows: dict[int, Row] = {row[1]: row for row in group.transfers}
+        rows.update([(row[-1], row) for row in group.events])
         width = group.last_seq - group.first_seq + 1
-        rows: list[Row | None] = [None] * width
-        for row in group.transfers:
-            rows[row[1] - group.first_seq] = row
-        for row in group.events:
-            rows[row[-1] - group.first_seq] = row
-        if None in rows or len(group.transfers) + len(group.events) != width:
+        if not len(rows) == len(group.transfers) + len(group.events) == width:
             self.problem(f"{where}: rows are missing or doubled")
         head = rows_sha256(self.heads.get(lane, GENESIS), group.transfers, group.events)
         if head != group.sha256:
@@ -125,12 +125,12 @@ class Replay:
         self.next_seq[lane], self.next_n[lane] = group.last_seq + 1, group.n + 1
         flows = self._transfers(group.transfers)
         for event in group.events:
-            before = rows[event[-1] - group.first_seq - 1] if event[-1] > group.first_seq else None
+            before = rows.get(event[-1] - 1)
             # A call that moved nothing has no rows of its own, and comes after somebody else's.
             own = before is not None and len(before) == _WIDTH and event_of(before[2]) == event[0]
             tx = before[2] if before is not None and own else event[0]
-            self._event(event, flows.pop(tx, [0, 0, 0, 0, 0]))
-        for tx, (into, out, _, _, posts) in flows.items():
+            self._event(event, flows.pop(tx, [0, 0, 0, 0, 0, 0]))
+        for tx, (into, out, _, _, posts, _) in flows.items():
             if into != out:
                 self.problem(f"{tx}: {into - out} micro-yuan stayed in clearing")
             if posts:
@@ -138,9 +138,11 @@ class Replay:
         return list(flows)
 
     def _transfers(self, rows: list[Row]) -> dict[str, list[int]]:
-        """Replay transfers; returns by tx: into clearing, out of it, wallet and platform in it, payments."""
+        """Replay transfers; returns by tx: into clearing, out of it, wallet and platform in it, how many
+        payments, the wallet's account."""
         flows: dict[str, list[int]] = {}
         debits, credits, clearing = self.debits, self.credits, self._clearing
+        wallets = self._wallets
         for _, _, tx, leg, kind, code, debit, credit, amount, debit_total, _ in rows:
             if kind in _POSTS:
                 debits[debit] = debits.get(debit, 0) + amount
@@ -152,10 +154,12 @@ class Replay:
                         self.tile(debit, debit_total - amount, debit_total)
                 flow = flows.get(tx)
                 if flow is None:
-                    flow = flows[tx] = [0, 0, 0, 0, 0]
+                    flow = flows[tx] = [0, 0, 0, 0, 0, 0]
                 if credit == clearing:
                     flow[0] += amount
-                    flow[2] += amount * (debit in self._wallets)
+                    if debit in wallets:
+                        flow[2] += amount
+                        flow[5] = debit
                     flow[3] += amount * (code in _PLATFORM)
                 if debit == clearing:
                     flow[1] += amount
@@ -186,7 +190,7 @@ class Replay:
     def _event(self, event: Row, flow: list[int]) -> None:
         self.events += 1
         cost, wallet, voucher, free, overrun = _MONEY(event)
-        into, out, from_wallets, platform, _ = flow
+        into, out, from_wallets, platform, _, payer = flow
         if wallet + voucher + free + overrun != cost:
             self.problem(f"event {event[0]}: its parts do not sum to its cost")
         if into != cost or out != cost:
@@ -194,6 +198,10 @@ class Replay:
         if from_wallets != wallet or platform != overrun:
             self.problem(
                 f"event {event[0]}: says another share of wallet or platform than its legs"
+            )
+        if from_wallets and self._wallets[payer] != wallet_of(event[_ORG]):
+            self.problem(
+                f"event {event[0]}: paid by {self._wallets[payer]}, and is not its own call"
             )
         if self._recost is not None:
             prices, started_at_us, *buckets = _PRICED(event)

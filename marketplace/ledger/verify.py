@@ -32,6 +32,7 @@ ACCOUNTS = (
     "SELECT id, code, unit, rule, dr_pending, dr_posted, cr_pending, cr_posted FROM ledger_account"
 )
 _EVERY = 64
+_RULES = frozenset(map(int, Rule))
 
 
 @dataclass
@@ -139,12 +140,16 @@ def _begin(
 
 def _compare_lanes(connection: Connection, replay: Replay) -> dict[str, str]:
     heads = {}
+    missing = set(replay.heads)
     lanes = connection.execute(text("SELECT id, name, next_seq, next_batch, head FROM ledger_lane"))
     for lane, name, next_seq, next_n, head in lanes:
+        missing.discard(lane)
         heads[name] = replay.heads.get(lane, GENESIS)
         found = (replay.next_seq.get(lane, 1), replay.next_n.get(lane, 1), heads[name])
         if found != (next_seq, next_n, head):
             replay.problem(f"lane {lane} ({name}): its head is not its last batch")
+    for lane in sorted(missing):
+        replay.problem(f"lane {lane}: has batches and no row of its own")
     return heads
 
 
@@ -161,6 +166,8 @@ def _compare_accounts(replay: Replay, accounts: dict[int, AccountRow]) -> None:
     for account in accounts.values():
         debits, credits = replay.debits.get(account.id, 0), replay.credits.get(account.id, 0)
         by_unit[account.unit] = by_unit.get(account.unit, 0) + debits - credits
+        if account.rule not in _RULES:
+            replay.problem(f"{account.code}: nothing bounds it, its rule is {account.rule}")
         told = (account.dr_pending, account.dr_posted, account.cr_pending, account.cr_posted)
         if account.rule == Rule.PROJECTION:
             if any(told):

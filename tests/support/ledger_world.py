@@ -42,7 +42,7 @@ def usage(
     free = more.get("free", 0)
     overrun = more.get("overrun", cost - wallet - voucher - free)
     return (
-        event_id, more.get("org", "org"), "key", "prj", "maker/mini", "", "end", "maker", "prc",
+        event_id, more.get("org", "a"), "key", "prj", "maker/mini", "", "end", "maker", "prc",
         PRICES, T0, T0, T0, cost, 0, 0, 0, 0, "provider", "ok", 0, cost, cost, wallet, voucher, free,
         overrun, "{}", "{}", "0" * 64,
     )  # fmt: skip

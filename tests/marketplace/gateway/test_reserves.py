@@ -46,6 +46,8 @@ class Desk:
     def __init__(self, database: Database, world: World) -> None:
         self.database, self.world = database, world
         self.at_us = T0
+        self.owners: dict[int, str] = {}
+        """Whose an account is: a wallet is named after its organisation."""
         self.writer = LedgerWriter(database.raw_connection, f"desk-{ulid()}")
         with database.session() as session:
             self.books = Books(
@@ -69,7 +71,9 @@ class Desk:
 
     def account(self, amount: int, what: str = "purse", unit: str = CNY_UNIT) -> int:
         """Open an account and put so much on it."""
-        account = self.world.account(f"{what}:{ulid()}", unit=unit)
+        name = ulid()
+        account = self.world.account(f"{what}:{name}", unit=unit)
+        self.owners[account] = name
         if amount:
             source = self.world.account(f"source:{unit}", rule=Rule.PROJECTION, unit=unit)
             self.world.do(self.world.post(f"fund:{account}", source, account, amount))
@@ -77,8 +81,9 @@ class Desk:
 
     def call(self, ladder: OrgLadder, tokens: int, caps: KeyCaps = NO_CAPS) -> Call:
         """Return a call of at most `tokens` tokens, that is micro-yuan."""
+        key = _filled(KeyRecord, id="key", org_id=self.owners[ladder.accounts[-1]])
         return Call(
-            id=new_id("gen"), key=_filled(KeyRecord, id="key", org_id="org"), record=self.listing,
+            id=new_id("gen"), key=key, record=self.listing,
             payer=ladder, books=self.books, input_tokens=0, choices=1, max_tokens=tokens,
             started_at_us=self.at_us, streamed=False, request_sha256="", caps=caps,
             endpoint=EndpointRecord(id="end", url="", model=""),

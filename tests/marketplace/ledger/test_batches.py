@@ -24,7 +24,7 @@ from marketplace.ledger.writer import LedgerWriter
 
 EXAMPLES = int(os.environ.get("LEDGER_BATCHES", "60"))
 """Walks on SQLite; PostgreSQL has a quarter of them."""
-FUNDS = {"wallet:a": 60, "wallet:b": 30, "grant:g": 40}
+FUNDS = {"wallet:a": 60, "grant:f": 30, "grant:g": 40}
 
 
 def test_every_batch_does_what_its_operations_do_one_by_one(
@@ -91,7 +91,7 @@ def _over_breaking(writer: LedgerWriter, *, sent: bool) -> Callable[..., Sequenc
 
 def _walk(data: st.DataObject, worlds: list[World], writer: LedgerWriter) -> None:
     funds = {worlds[0].account(code, fund): fund for code, fund in FUNDS.items()}
-    wallets = set(list(funds)[:2])
+    wallets = set(list(funds)[:1])
     books = Reference(funds)
     maker = Maker(data, worlds[0], list(funds), wallets)
     for _ in range(data.draw(st.integers(1, 12), label="batches")):

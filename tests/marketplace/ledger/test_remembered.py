@@ -93,7 +93,7 @@ def test_memory_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
             world.do(world.hold(f"c{n}-{again}", (wallet, 10)))
     for again in range(3):
         for n in range(8):
-            world.do(world.settle(f"c{n}-{again}", [10], wallet=10, voucher=0))
+            world.do(world.settle(f"c{n}-{again}", [10], wallet=10, voucher=0, org=str(n)))
     assert [world.totals(wallet) for wallet in wallets] == [(0, 30, 100)] * 8
     assert world.problems() == []
 

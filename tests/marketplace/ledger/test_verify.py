@@ -90,7 +90,7 @@ EVENT_TEXTS = (
 )  # fmt: skip
 BATCH = {
     "n": "n + 1000",
-    "first_seq": "first_seq - 1",
+    "first_seq": "first_seq - 5000000000",
     "last_seq": "last_seq + 1",
     "sha256": "'00'",
 }
@@ -138,12 +138,15 @@ CHANGES = (
         "FROM ledger_hold WHERE tx = 'open3'",
         "UPDATE ledger_lane SET head = '00' WHERE next_batch > 5",
         "UPDATE ledger_lane SET next_seq = next_seq + 1 WHERE next_batch > 5",
+        "DELETE FROM ledger_lane WHERE next_batch > 5",
         "UPDATE ledger_account SET cr_posted = cr_posted + 1 WHERE code = 'wallet:a'",
         "UPDATE ledger_account SET dr_posted = dr_posted - 1 WHERE code = 'wallet:a'",
         "UPDATE ledger_account SET dr_pending = dr_pending + 1 WHERE code = 'wallet:a'",
         "UPDATE ledger_account SET cr_pending = 1 WHERE code = 'recv:p:f'",
         "UPDATE ledger_account SET rule = 1 WHERE code = 'clearing'",
         "UPDATE ledger_account SET rule = 0 WHERE code = 'wallet:a'",
+        "UPDATE ledger_account SET rule = 3 WHERE code = 'wallet:a'",
+        "UPDATE ledger_account SET code = 'wallet:b' WHERE code = 'wallet:a'",
         "UPDATE ledger_account SET unit = 'TOK:x' WHERE code = 'wallet:a'",
         "UPDATE ledger_account SET code = 'grant:h' WHERE code = 'wallet:a'",
         "UPDATE ledger_account SET dr_posted = 5 WHERE code = 'ext:bank'",
@@ -276,6 +279,9 @@ FORGERIES = {
     ),
     "a reserve that kept more than its hold says": (
         "UPDATE ledger_transfer SET amount = amount + 1 WHERE tx = 'res2' AND kind = 2",
+    ),
+    "a call that another organisation's wallet paid": (
+        "UPDATE usage_event SET org_id = 'b' WHERE id = 'p1'",
     ),
     "money between units": (
         "UPDATE ledger_account SET unit = 'TOK:x' WHERE code = 'grant:g'",
