@@ -183,6 +183,7 @@ class Exchange:
         if streaming is not None:
             talk.begins(streaming, call)
         if self._connection.gone:
+            self._flight = None  # what an engine before this one has made is not paid for
             raise ClientGone
         flight = self._flight = Flight(self._piece if self._streaming is not None else None)
         return self._tools.upstream.post(endpoint, path, body, call.id, flight, headers)

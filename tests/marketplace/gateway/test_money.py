@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
+import socket
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +18,10 @@ from sqlmodel import select
 from support.market import SEED, TITLE, Market, environment_of, wait_until
 
 from catalog.ground.database import Database
+from catalog.ground.ids import new_id
+from catalog.ground.marker import raise_marker
+from marketplace.gateway.directory import ENDPOINTS
+from marketplace.gateway.tables import Endpoint
 from marketplace.ledger.tables import Hold, UsageEvent
 from marketplace.ledger.verify import verify
 from marketplace.prices.components import Components
@@ -91,6 +98,53 @@ def _call_and_leave(market: Market) -> UsageEvent:
     wait_until(settled)
     database.dispose()
     return events[0]
+
+
+def test_who_leaves_between_two_engines_pays_nothing(market: Market) -> None:
+    """The first engine cannot be reached, which takes a while to see; the other is not asked any more."""
+    with _unreachable() as url:
+        slug = market.listing(Components(input_u_per_m=1_000_000, output_u_per_m=0), url=url)
+        database = market.database
+        with database.session() as session:
+            seed = session.get_one(Endpoint, "ept_seed")
+            other = Endpoint(
+                id=new_id("ept"), listing=slug, url=seed.url, model=SEED, api_key=seed.api_key,
+                priority=1, updated_at_us=seed.updated_at_us,
+            )  # fmt: skip
+            session.add(other)
+            session.flush()
+            raise_marker(session, ENDPOINTS)
+        org_id, key = market.organisation(voucher_u=5_000_000)
+        where = urlsplit(market.url)
+        connection = http.client.HTTPConnection(where.hostname or "", where.port)
+        asked = json.dumps({"model": slug, "messages": MESSAGES, "max_tokens": 4})
+        connection.request(
+            "POST", "/v1/chat/completions", asked, {"authorization": f"Bearer {key}"}
+        )
+
+        def held() -> bool:
+            with database.reading() as session:
+                return session.exec(select(Hold).where(Hold.org_id == org_id)).first() is not None
+
+        wait_until(held)
+        connection.close()
+        wait_until(lambda: not held())
+    with database.reading() as session:
+        assert session.exec(select(UsageEvent).where(UsageEvent.org_id == org_id)).all() == []
+    database.dispose()
+
+
+@contextlib.contextmanager
+def _unreachable() -> Iterator[str]:
+    """Yield the URL of a server that takes no more connections, so that connecting ends in a timeout."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        host, port = server.getsockname()
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((host, port))
+        yield f"http://{host}:{port}"
 
 
 def test_sigkill_in_the_middle_of_calls_leaves_a_ledger_that_verifies(
