@@ -7,7 +7,7 @@ answer or a key's secret. Everything goes to standard error; whoever starts the 
 from __future__ import annotations
 
 import logging
-import sys
+import os
 import threading
 import time
 import traceback
@@ -24,6 +24,12 @@ from marketplace.gateway.seen import Seen
 Mode = Literal["text", "json", "off"]
 MOST_WAITING = 50_000
 """Lines that may wait for a slow reader of the log before more are dropped."""
+_LAST_S = 5.0
+"""How long a reader may take for the last lines before the process ends without it."""
+_PIECE_BYTES = 4096
+"""PIPE_BUF on Linux: more than this, a pipe may mix with what others write (see pipe(7))."""
+_FULL_S = 0.05
+_STANDARD_ERROR = 2
 _encode = msgspec.json.Encoder().encode
 _TELLING = (OSError, TokenMartError)
 """Errors whose words are the system's or ours. Others may quote what a caller sent."""
@@ -31,13 +37,20 @@ _TELLING = (OSError, TokenMartError)
 
 def set_up(mode: Mode) -> None:
     """Let this process log so. `off` leaves nothing but what Python itself prints when it cannot go on."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineWriter()
     handler.setFormatter(_JsonFormatter() if mode == "json" else _TextFormatter())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
+        if isinstance(old, LineWriter):
+            old.close()
     root.addHandler(handler)
     root.setLevel(logging.CRITICAL + 1 if mode == "off" else logging.WARNING)
+
+
+def lines() -> LineWriter | None:
+    """Return what writes this process's log, None before `set_up`."""
+    return next((h for h in logging.getLogger().handlers if isinstance(h, LineWriter)), None)
 
 
 class _TextFormatter(logging.Formatter):
@@ -143,16 +156,24 @@ def words(seen: Seen) -> str:
     )
 
 
-class LineWriter:
-    """Writes lines in a thread of its own, so that nobody waits for whoever reads the log."""
+class LineWriter(logging.Handler):
+    """Writes lines in a thread of its own, so that nobody waits for whoever reads the log.
+
+    A pipe that nobody reads takes 64 kB and then lets its writers stand still; a gateway must not.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self._lines: deque[bytes] = deque()
         self._some = threading.Event()
         self._closing = False
         self.dropped = 0
-        self._thread = threading.Thread(target=self._run, name="call-log", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue what a logger has to say."""
+        self.add(f"{self.format(record)}\n".encode(errors="backslashreplace"))
 
     def add(self, text: bytes) -> None:
         """Queue one line."""
@@ -162,36 +183,39 @@ class LineWriter:
             self._lines.append(text)
             self._some.set()
 
-    def close(self, patience_s: float = 5.0) -> None:
-        """Write what is queued, and end; a reader that does not read is not waited for long."""
+    def close(self) -> None:
+        """Write what is queued, and end (`logging` does it at exit); no reader is waited for long."""
         self._closing = True
         self._some.set()
-        self._thread.join(patience_s)
+        self._thread.join(_LAST_S)
+        super().close()
 
     def _run(self) -> None:
         while True:
             self._some.wait()
             self._some.clear()
             closing = self._closing
-            lines: list[bytes] = []
             while self._lines:
-                lines.append(self._lines.popleft())
-            if lines:
-                _write(b"".join(lines))
-            if closing and not self._lines:
+                self._write(self._part())
+            if closing:
                 return
 
+    def _part(self) -> list[bytes]:
+        """Take as many lines as a pipe takes in one piece, so that no other process's line lands in one."""
+        part = [self._lines.popleft()]
+        length = len(part[0])
+        while self._lines and (length := length + len(self._lines[0])) <= _PIECE_BYTES:
+            part.append(self._lines.popleft())
+        return part
 
-def _write(text: bytes) -> None:
-    # Under the lock of the handler that writes warnings, so that no line lands within another.
-    handler = next(iter(logging.getLogger().handlers), None)
-    if handler is not None:
-        handler.acquire()
-    try:
-        sys.stderr.write(text.decode())
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        pass  # nobody reads any more
-    finally:
-        if handler is not None:
-            handler.release()
+    def _write(self, part: list[bytes]) -> None:
+        # Not through `sys.stderr`: whoever else writes or flushes that would wait for this thread.
+        text = b"".join(part)
+        while text:
+            try:
+                text = text[os.write(_STANDARD_ERROR, text) :]
+            except BlockingIOError:
+                time.sleep(_FULL_S)
+            except OSError:  # nobody reads any more, or the disk is full
+                self.dropped += len(part)
+                return

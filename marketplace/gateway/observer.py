@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from catalog.ground.clock import SECOND_US
 from marketplace.gateway import call_log
-from marketplace.gateway.call_log import LineWriter
 from marketplace.gateway.otlp import Exporter
 from marketplace.gateway.seen import Seen
 from marketplace.gateway.spans import spans_of
@@ -23,7 +21,7 @@ class Observer:
     ) -> None:
         self._mode = mode
         self._slow_us = int(slow_request_s * SECOND_US)
-        self._lines: LineWriter | None = None
+        self._lines = call_log.lines()
         self.exporter = exporter
 
     @property
@@ -33,15 +31,11 @@ class Observer:
 
     def start(self) -> None:
         """Begin."""
-        if self._mode == "json":
-            self._lines = LineWriter()
         if self.exporter is not None:
             self.exporter.start()
 
     async def close(self) -> None:
-        """Write and send what is still there."""
-        if self._lines is not None:
-            await asyncio.to_thread(self._lines.close)
+        """Send what is still there."""
         if self.exporter is not None:
             await self.exporter.close()
 
@@ -49,7 +43,7 @@ class Observer:
         """Take what a worker has seen."""
         for one in seen:
             slow = 0 < self._slow_us <= one.ended_at_us - one.started_at_us
-            if self._lines is not None:
+            if self._lines is not None and self._mode == "json":
                 self._lines.add(call_log.line(one, slow=slow))
             elif slow:
                 log.warning("%s", call_log.words(one), extra={"generation": one.generation})

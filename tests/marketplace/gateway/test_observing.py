@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +19,7 @@ import pytest
 from support.collector import Collector, Span, collector
 from support.market import Market, environment_of, wait_until
 from support.upstream import Asked, Reply, Upstream, add_endpoint, refuses, usual
+from support.workers import workers_of
 
 from marketplace.prices.components import Components
 
@@ -328,3 +334,40 @@ def test_by_default_only_slow_calls_are_logged_and_a_parent_passes_through(
     (line,) = [t for t in market.printed if slow.headers["x-tm-generation"] in t]
     assert "WARNING slow call" in line
     assert re.search(r"hold [0-9.]+ ms, upstream [0-9.]+ ms, settle [0-9.]+ ms", line)
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
+    market = Market(tmp_path, "", environment_of(tmp_path, ""))
+    reads, writes = os.pipe()
+    market.process = process = subprocess.Popen(
+        [sys.executable, "-m", "marketplace.cli", "up", "--port", "0"],
+        env=market.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=writes,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said = b""
+        while b"tokenmart usage" not in said:
+            said += os.read(reads, 4096)
+        market.url = said.decode().split()[4]
+        # Opened anew: what does not block here still blocks there.
+        full = os.open(f"/proc/self/fd/{writes}", os.O_WRONLY | os.O_NONBLOCK)
+        for size in (4096, 1):
+            with contextlib.suppress(BlockingIOError):
+                while os.write(full, b"x" * size):
+                    pass
+        (worker,) = workers_of(market)
+        os.kill(worker, signal.SIGKILL)  # the office has something to say
+        wait_until(lambda: bool(workers_of(market) - {worker}))
+        assert httpx.get(f"{market.url}/healthz").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        os.close(full)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.close(reads)
+        os.close(writes)
