@@ -79,7 +79,7 @@ def instant(text: str | None, name: str) -> int | None:
             day = date.fromisoformat(text)
             return from_datetime(datetime(day.year, day.month, day.day, tzinfo=zone))
         return from_datetime(datetime.fromisoformat(text.replace(" ", "+")))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise BadRequest(
             f"{text!r} is not an instant.",
             param=name,

@@ -10,6 +10,8 @@ import pytest
 from support.market import SEED, TITLE, Market
 
 from catalog.ground.clock import now_us
+from catalog.ground.errors import BadRequest
+from marketplace.gateway.usage_log import instant
 from marketplace.members.keys import create_key
 from marketplace.members.projects import create_project
 from marketplace.prices.components import Components
@@ -183,3 +185,10 @@ def test_the_doors_are_described() -> None:
     for path, verb in (("quote", "post"), ("usage", "get"), ("key", "get"), ("me/quota", "get")):
         schema = described["paths"][f"/v1/{path}"][verb]["responses"]["200"]["content"]
         assert schema["application/json"]["schema"]
+
+
+@pytest.mark.parametrize("text", ["nonsense", "2026-13-01", "0001-01-01", "1795365944", ""])
+def test_what_is_no_instant_is_named(text: str) -> None:
+    with pytest.raises(BadRequest, match="not an instant") as refused:
+        instant(text, "from")
+    assert refused.value.param == "from"
