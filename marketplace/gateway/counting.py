@@ -75,7 +75,7 @@ async def count_answer(
 async def _count(upstream: Upstream, call: Call, document: dict[str, Any]) -> tuple[int, str]:
     try:
         return await upstream.count_tokens(call.endpoint, document, call.id), "counted"
-    except (TokenMartError, RecursionError):
+    except TokenMartError:
         tokens = estimate_tokens("\n".join(texts_of(document)))
         return tokens + _token_ids(document.get("prompt")), "estimated"
 

@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from catalog.ground.errors import (
     EndpointsFull,
     Forbidden,
     PaymentRequired,
+    RateLimited,
     TokenMartError,
     Unauthenticated,
     Unavailable,
@@ -52,7 +53,7 @@ from marketplace.gateway.records import (
     model_not_found,
 )
 from marketplace.gateway.replays import Archive, Replay
-from marketplace.gateway.request import ClientGone, bearer
+from marketplace.gateway.request import ClientGone, bearer, decoded
 from marketplace.gateway.reserves import Reserves
 from marketplace.gateway.seen import Watcher, code_of
 from marketplace.gateway.shapes import Talk, names_asked_for, render
@@ -61,7 +62,7 @@ from marketplace.gateway.turns import Turns
 from marketplace.gateway.upstream import Upstream
 from marketplace.ledger.operations import Release, Renew
 from marketplace.ledger.writer import LedgerWriter
-from serving.routing import Choice, Router
+from serving.routing import Choice, Router, admitted
 from serving.translation import TOKEN_COUNTS
 
 log = logging.getLogger(__name__)
@@ -70,10 +71,11 @@ _TEMPLATE_TOKENS = 64
 """What a chat template adds at most around one message, beyond the bytes that the caller sent."""
 _MEDIA_TOKENS = 2048
 """What a picture or a recording may cost an engine: it may be a link, so its bytes bound nothing."""
-_MEDIA = re.compile(rb'"(?:image_url|input_(?:image|audio))"')
+_MORE_TOKENS = 131_072
+"""What an engine may add of its own, where its context is not known."""
 _NO_CONTEXT = 1 << 40
 _FRESH_US = 250_000
-_ELSEWHERE = (Unavailable, UpstreamFailed, UpstreamTimeout)
+_ELSEWHERE = (RateLimited, Unavailable, UpstreamFailed, UpstreamTimeout)
 """What lets a request that asked for fallbacks go on to its next listing."""
 
 
@@ -199,18 +201,25 @@ class Hot:
         if len(endpoints) > 1 or talk.wish is not None or endpoints[0].supports is not None:
             talk.route_by(key.org_id, endpoints)
         # Byte-level tokenizers make at most one token of each byte, so the body's length bounds the
-        # input without a tokenizer. Only where that bound does not fit the context is the engine asked.
-        input_tokens, max_tokens = len(talk.body) + _TEMPLATE_TOKENS, 0
-        if media := _media(talk.body):
-            input_tokens += media * _MEDIA_TOKENS
+        # input without a tokenizer, but for what is not text in it. Only where that bound does not fit the
+        # context is the engine asked.
+        context = record.listing.context_length or _NO_CONTEXT
+        beyond = talk.media * _MEDIA_TOKENS
+        if talk.brings_more:
+            beyond += record.listing.context_length or _MORE_TOKENS
+        input_tokens, max_tokens = len(talk.body) + _TEMPLATE_TOKENS + beyond, 0
         if talk.has_output:
             asked = talk.envelope.asked_max_tokens
             usual = record.listing.max_output_tokens or self.options.default_max_tokens
             max_tokens = asked or usual
-            if input_tokens + max_tokens > (record.listing.context_length or _NO_CONTEXT):
-                input_tokens, max_tokens = await self._exactly(
-                    generation_id, record, talk, asked, usual
+            # Only those that may see the prompt are asked; where none may, the router says why.
+            if input_tokens + max_tokens > context and (
+                able := admitted(endpoints, talk.wish, talk.wanted)
+            ):
+                text_tokens, max_tokens = await self._exactly(
+                    generation_id, record, able, talk, asked, usual
                 )
+                input_tokens = min(text_tokens + beyond, context)
         choices = talk.choices
         most = input_tokens + max_tokens * choices
         ticket = self._limits.enter(self._quotas.of(key, record), most, self.clock())
@@ -243,6 +252,8 @@ class Hot:
                 self.counters.queue_s.observe(call.waited_us / 1e6)
             try:
                 try:
+                    if call.waited_us:
+                        endpoints = await self._there_now(call, talk, name)
                     await self._held(call, talk, endpoints, name, connection, ticket, replay)
                     return
                 except EndpointsFull:
@@ -261,6 +272,16 @@ class Hot:
                 gate.leave(place, call.output_tokens, input_tokens=call.input_tokens_used)
         finally:
             ticket.leave()
+
+    async def _there_now(self, call: Call, talk: Talk, name: str) -> tuple[EndpointRecord, ...]:
+        """Return the engines of a call that has waited: they may have come and gone meanwhile.
+
+        Its price stays the one that was in force when it began.
+        """
+        record = self.directory.known_listing(name) or await self.directory.listing(name)
+        self._may_call(call.key, record, name)
+        call.record = replace(call.record, endpoints=record.endpoints)
+        return talk.able(record.endpoints)
 
     async def _held(
         self,
@@ -360,13 +381,14 @@ class Hot:
         self,
         generation_id: str,
         record: ListingRecord,
+        endpoints: Sequence[EndpointRecord],
         talk: Talk,
         asked: int | None,
         usual: int,
     ) -> tuple[int, int]:
-        """Return (input tokens, most output tokens per choice), counted by an engine."""
+        """Return (tokens of the text, most output tokens per choice), counted by an engine."""
         context = record.listing.context_length or _NO_CONTEXT
-        exact = await self._tokens(record, talk.countable(), generation_id)
+        exact = await self._tokens(endpoints, talk.countable(), generation_id)
         if exact + (asked or 1) > context:
             wanted = f" and {asked} tokens of output" if asked else ""
             raise ContextTooLong(
@@ -382,10 +404,7 @@ class Hot:
         self, generation_id: str, key: KeyRecord, request: Request, connection: Connection
     ) -> None:
         """Answer how many tokens a request would have; nothing is charged for it."""
-        try:
-            body = msgspec.json.decode(request.body)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise BadRequest(f"The body is not JSON: {error}.", code="invalid_json") from None
+        body = decoded(request.body)
         if not isinstance(body, dict):
             raise BadRequest("The body is not a JSON object.", code="invalid_json")
         counting = TOKEN_COUNTS[request.path](body)
@@ -396,21 +415,21 @@ class Hot:
         self._may_call(key, record, model)
         ticket = self._limits.enter(self._quotas.of(key, record), 0, self.clock())
         try:
-            count = await self._tokens(record, counting.chat_request(), generation_id)
+            count = await self._tokens(record.endpoints, counting.chat_request(), generation_id)
         finally:
             ticket.leave()
         answer = msgspec.json.encode(counting.answer(count))
         connection.respond(200, [(b"content-type", b"application/json")], answer)
 
     async def _tokens(
-        self, record: ListingRecord, document: dict[str, Any], generation_id: str
+        self, endpoints: Sequence[EndpointRecord], document: dict[str, Any], generation_id: str
     ) -> int:
         """Return how many tokens the first engine that answers makes of a request."""
-        for number, endpoint in enumerate(record.endpoints, 1):
+        for number, endpoint in enumerate(endpoints, 1):
             try:
                 return await self.upstream.count_tokens(endpoint, document, generation_id)
             except _ELSEWHERE:
-                if number == len(record.endpoints):
+                if number == len(endpoints):
                     raise
         raise AssertionError("a listing without engines is refused before")
 
@@ -436,13 +455,6 @@ class Hot:
         deadline = asyncio.get_running_loop().time() + patience_s
         while self.running and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
-
-
-def _media(body: bytes) -> int:
-    """Count the pictures and recordings of a request."""
-    # Their names have an underscore each: a single byte is found many times faster than a pattern.
-    first = body.find(b"_")
-    return len(_MEDIA.findall(body, max(0, first - 6), body.rfind(b"_") + 7)) if first >= 0 else 0
 
 
 def _no_key() -> Unauthenticated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -57,6 +58,12 @@ _BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _KEPT_BACK = ("models", "route", "provider", "n_predict", "n_cmpl")
 """The gateway's own fields; and llama.cpp's names for `max_tokens` and `n`, which it reads before those: what
 they ask for is in no hold."""
+_MEDIA = re.compile(
+    rb'"(?:(?:image|video|audio)_(?:url|embeds)|input_(?:image|video|audio|file)'
+    rb'|type"\s*:\s*"(?:image|video|audio|document|file))"'
+)
+_WRITTEN_OTHERWISE = re.compile(rb"\\u00[4-7]")
+"""A letter as an escape, which no encoder writes: a name may be spelled with it."""
 _fields = msgspec.json.Decoder(Fields)
 _envelope = msgspec.json.Decoder(Envelope)
 _anything = msgspec.json.Decoder()
@@ -96,6 +103,17 @@ def decoded(raw: bytes | msgspec.Raw) -> Any:
         return _anything.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise not_json(error) from None
+
+
+def count_media(body: bytes) -> int:
+    """Return how many pictures, recordings and files a request has at most, in any shape."""
+    # They are parts of a list; most requests have no list but that of their messages. Looking for a single
+    # byte takes a hundredth of what a pattern takes.
+    if body.find(b"[", body.find(b"[") + 1) < 0:
+        return 0
+    if _WRITTEN_OTHERWISE.search(body):
+        body = _encode(decoded(body))
+    return len(_MEDIA.findall(body))
 
 
 def not_json(error: Exception) -> BadRequest:

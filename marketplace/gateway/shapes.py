@@ -29,6 +29,7 @@ from marketplace.gateway.request import (
     MAX_CHOICES,
     Envelope,
     Fields,
+    count_media,
     decoded,
     not_json,
     parse,
@@ -176,6 +177,16 @@ class Talk:
             # A list of numbers is one prompt: its tokens.
             count *= len(given) if given and not isinstance(given[0], int) else 1
         return count
+
+    @property
+    def media(self) -> int:
+        """How many pictures, recordings and files it has at most: their bytes do not bound their tokens."""
+        return count_media(self.body)
+
+    @property
+    def brings_more(self) -> bool:
+        """Whether its engine adds input that is not in it: what it keeps, or what its own tools find."""
+        return self._untranslatable is not None
 
     def speaks(self, endpoint: EndpointRecord) -> bool:
         """Return whether the engine answers in the client's shape by itself."""

@@ -51,7 +51,9 @@ class Turns:
         # One of weight 0 gets no calls, however many it could take.
         places = [e.max_concurrency for e in record.endpoints if e.weight]
         if not any(places):
-            self._gates.pop(slug, None)
+            gone = self._gates.pop(slug, None)
+            if gone is not None:
+                gone.resize(_ANY)  # nobody waits in a queue that nobody looks after any more
             return
         slots = sum(_ANY if most is None else most for most in places)
         told = self._options

@@ -24,6 +24,7 @@ from catalog.ground.errors import (
 )
 from marketplace.gateway.flight import Answer, Flight
 from marketplace.gateway.records import EndpointRecord
+from marketplace.gateway.request import not_json
 from marketplace.gateway.wire import Pool, WireError
 from marketplace.prices.usage import MOST_TOKENS
 
@@ -127,7 +128,10 @@ class Upstream:
         keep = ("messages", "prompt", "tools", "add_generation_prompt", "chat_template_kwargs")
         asked = {key: request[key] for key in keep if key in request}
         asked["model"] = endpoint.model
-        body = json.dumps(asked, ensure_ascii=False).encode()
+        try:
+            body = json.dumps(asked, ensure_ascii=False).encode()
+        except RecursionError as error:
+            raise not_json(error) from None
         answer = await self.post(endpoint, "/tokenize", body, generation_id)
         try:
             count = json.loads(answer.body)["count"]

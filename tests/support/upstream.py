@@ -86,6 +86,8 @@ class Upstream:
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
+        self.counted = 0
+        """How often it was asked how many tokens a prompt has."""
         self.aborted = 0
         self.running = 0
         self.most_running = 0
@@ -119,7 +121,7 @@ class Upstream:
         """Forget what was asked and what is scripted."""
         self.asked.clear()
         self._script.clear()
-        self.aborted = self.most_running = 0
+        self.aborted = self.most_running = self.counted = 0
         self.answer = usual
         self.tokens = 11
         self.wait_again()
@@ -198,6 +200,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         path = self._url.decode().partition("?")[0]
         if path == "/tokenize":
+            self._engine.counted += 1
             self._send(Reply({"count": self._engine.tokens}))
             return
         reply = self._engine.reply(Asked(path, self._headers, self._body))

@@ -390,3 +390,28 @@ def test_a_full_provider_is_waited_for_beside_one_that_takes_any_number(
 
     assert two.run(story) == ["served"] * 4
     assert engines[0].most_running == 1
+
+
+def test_who_waits_goes_to_the_engines_that_are_there_when_his_turn_comes(
+    full: Full, engines: list[Upstream]
+) -> None:
+    """The old one is drained and a new one put beside it: whoever comes next lets the gateway know."""
+    for tenant in ("waits", "next"):
+        full.key(tenant)
+
+    async def story() -> list[str]:
+        waiting = [asyncio.ensure_future(full.ask("waits")) for _ in range(PLACES + 4)]
+        await full.until_waiting(4)
+        await asyncio.to_thread(change_endpoints, full.market, full.slug, state="draining")
+        await asyncio.to_thread(add_endpoint, full.market, full.slug, engines[1])
+        following = []
+        for _ in range(50):
+            following.append(asyncio.ensure_future(full.ask("next")))
+            await asyncio.sleep(0.1)
+            if len(engines[1].asked) == 4 + len(following):
+                break
+        full.engine.go()
+        return await asyncio.gather(*waiting, *following)
+
+    assert set(full.run(story)) == {"served"}
+    assert len(full.engine.asked) == PLACES

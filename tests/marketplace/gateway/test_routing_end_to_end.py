@@ -328,6 +328,18 @@ def test_a_wish_that_cannot_be_met_is_named(
     assert providers.nothing_charged()
 
 
+def test_who_may_not_answer_does_not_see_the_prompt_to_count_it(
+    providers: House, engines: list[Upstream]
+) -> None:
+    long = [{"role": "user", "content": "x" * 100_000}]
+    for wish in ({"ignore": ["acme"]}, {"only": ["gamma"]}):
+        providers.ask(messages=long, extra_body={"provider": wish})
+    assert [engine.counted for engine in engines] == [0, 1, 1]
+    with pytest.raises(openai.BadRequestError, match="No endpoint"):
+        providers.ask(messages=long, extra_body={"provider": {"zdr": True}})
+    assert [engine.counted for engine in engines] == [0, 1, 1]
+
+
 def test_an_engine_without_tools_gets_no_tools(house: Build, engines: list[Upstream]) -> None:
     here = house({"priority": 0, "supports": '["temperature"]'}, {"priority": 1})
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
@@ -360,6 +372,18 @@ def test_another_listing_answers_only_when_asked_for(house: Build, engines: list
     told = events_of(here.market, here.org_id)[-1]
     assert (told.listing, told.cost_u) == (here.slug, 10_000)
     assert "instead_of" not in json.loads(told.route)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_another_listing_answers_for_one_that_is_busy(
+    house: Build, engines: list[Upstream], status: int
+) -> None:
+    here = house({})
+    other = here.market.listing(DEARER, url=engines[1].url, model="m", context_length=100_000)
+    engines[0].script(refuses(status))
+    assert here.ask(extra_body={"models": [other]}) == TEXT
+    (event,) = events_of(here.market, here.org_id)
+    assert event.listing == other
 
 
 def test_a_stream_that_has_begun_falls_back_to_nobody(

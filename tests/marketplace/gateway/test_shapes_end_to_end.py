@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from support.market import SEED, TITLE, Market, wait_until
@@ -119,7 +120,7 @@ def _caller(kind: str, market: Market, engine: Upstream, slugs: dict[str, str]) 
         slugs[kind] = market.listing(PRICE, url=engine.url, model="m", context_length=100_000)
         if kind == "native":
             change_endpoints(market, slugs[kind], speaks=EVERY_SHAPE)
-    org_id, key = market.organisation(voucher_u=1_000_000)
+    org_id, key = market.organisation(voucher_u=10_000_000)
     return Caller(market, slugs[kind], org_id, key, engine, slugs)
 
 
@@ -590,6 +591,81 @@ def test_a_native_message_reaches_the_engine_as_it_was_sent(native_caller: Calle
         client.post("/v1/messages", body=asked, cast_to=object)
     assert native_caller.engine.asked[-1].document == body | {"model": "m"}
     native_caller.only_event(CHAT_U)
+
+
+LINK = "https://pictures.example/1.png"
+PARTS: list[tuple[str, dict[str, Any]]] = [
+    ("chat/completions", {"type": "image_url", "image_url": {"url": LINK}}),
+    ("chat/completions", {"image_url": LINK}),
+    ("chat/completions", {"type": "video_url", "video_url": {"url": LINK}}),
+    ("chat/completions", {"type": "file", "file": {"file_id": "f"}}),
+    ("responses", {"type": "input_image", "image_url": LINK}),
+    ("responses", {"type": "input_file", "file_id": "f"}),
+    ("messages", {"type": "image", "source": {"type": "url", "url": LINK}}),
+    ("messages", {"type": "document", "source": {"type": "url", "url": LINK}}),
+]
+
+
+def _uses(input_tokens: int) -> Callable[[Asked], Reply]:
+    """An engine whose answer says that the prompt had so many tokens, in the shape that it was asked in."""
+
+    def answer(asked: Asked) -> Reply:
+        reply = usual(asked)
+        usage = reply.document["usage"]
+        usage["prompt_tokens" if "prompt_tokens" in usage else "input_tokens"] = input_tokens
+        usage["total_tokens"] = input_tokens + OUTPUT
+        for part in ("prompt_tokens_details", "input_tokens_details", "cache_read_input_tokens"):
+            usage.pop(part, None)
+        return reply
+
+    return answer
+
+
+def _ask_with(caller: Caller, path: str, part: dict[str, Any], spelt: str = "") -> None:
+    turns = [{"role": "user", "content": [part]}]
+    name = "input" if path == "responses" else "messages"
+    body = {"model": caller.listing, name: turns, "max_tokens": 9, "max_output_tokens": 9}
+    text = json.dumps(body)
+    if spelt:
+        text = text.replace(spelt, "".join(f"\\u{ord(c):04x}" for c in spelt))
+    headers = {"authorization": f"Bearer {caller.key}", "content-type": "application/json"}
+    answer = httpx2.post(f"{caller.market.url}/v1/{path}", content=text, headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+def _input_paid(caller: Caller) -> int:
+    (event,) = events_of(caller.market, caller.org_id)
+    assert holds_of(caller.market, caller.org_id) == event.overrun_u == 0
+    assert "marks" not in json.loads(event.route)
+    return int(event.input_uncached + event.cache_read)
+
+
+@pytest.mark.parametrize(("path", "part"), PARTS)
+@pytest.mark.parametrize("spelt", ["", "url", "file"])
+def test_what_is_no_text_is_held_for_and_paid(
+    native_caller: Caller, path: str, part: dict[str, Any], spelt: str
+) -> None:
+    """A link is a few bytes, and what it leads to some thousand tokens; whatever its name is spelt with."""
+    native_caller.engine.script(_uses(2000))
+    _ask_with(native_caller, path, part, spelt)
+    assert _input_paid(native_caller) == 2000
+
+
+def test_a_picture_that_is_longer_than_the_context_as_text_is_held_for(chat_caller: Caller) -> None:
+    chat_caller.engine.script(_uses(2000))
+    data = "data:image/png;base64," + "A" * 200_000
+    part = {"type": "image_url", "image_url": {"url": data}}
+    _ask_with(chat_caller, "chat/completions", part)
+    assert _input_paid(chat_caller) == 2000
+
+
+def test_what_an_engine_adds_of_its_own_is_held_for_and_paid(native_caller: Caller) -> None:
+    native_caller.engine.script(_uses(90_000))
+    with native_caller.openai() as client:
+        client.responses.create(
+            model=native_caller.listing, input="go on", previous_response_id="resp_before"
+        )
+    assert _input_paid(native_caller) == 90_000
 
 
 def test_what_cannot_be_translated_is_refused_only_where_it_must_be(chat_caller: Caller) -> None:
