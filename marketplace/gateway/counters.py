@@ -98,12 +98,16 @@ class Counters(msgspec.Struct):
             self.first_token_s.observe(call.first_token_us / 1e6)
 
     def add(self, other: Counters) -> None:
-        """Count what another worker has counted."""
+        """Count what another worker has counted.
+
+        Every name stays: were some of them folded into one here, which ones would change with each worker
+        that ends, and counters would go down.
+        """
         for name in self.__struct_fields__:
             mine, theirs = getattr(self, name), getattr(other, name)
             if isinstance(mine, dict):
                 for key, count in theirs.items():
-                    _add(mine, key, count)
+                    mine[key] = mine.get(key, 0) + count
             elif isinstance(mine, Histogram):
                 mine.add(theirs)
             else:
