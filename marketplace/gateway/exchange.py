@@ -272,6 +272,8 @@ class Exchange:
         call = self.call
         self._connection.on_gone = None
         if not streaming.done:
+            streaming.feed(b"\n\n")  # an engine may leave the empty line behind its last one out
+        if not streaming.done:
             if self._choice is not None:
                 self._tools.router.failed(self._choice, "broken")
             raise broken()

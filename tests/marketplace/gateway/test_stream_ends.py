@@ -56,6 +56,12 @@ def silent(asked: Asked) -> Reply:
     return Reply(events=[_without_usage(event) for event in usual(asked).events])
 
 
+def open_ended(asked: Asked) -> Reply:
+    """Leave out the empty line behind the last event."""
+    *events, last = usual(asked).events
+    return Reply(events=[*events, last.rstrip(b"\n")])
+
+
 def _without_usage(event: bytes) -> bytes:
     head, _, data = event.rstrip(b"\n").rpartition(b"data: ")
     if data == b"[DONE]":
@@ -128,7 +134,9 @@ def test_the_cost_is_on_disk_before_it_is_told_and_stands_before_the_last_event(
     assert sum(line.startswith((b"event:", b"data: [")) for line in rest) == 1
 
 
-@pytest.mark.parametrize("replies", [usual, numbered], ids=["plain", "numbered"])
+@pytest.mark.parametrize(
+    "replies", [usual, numbered, open_ended], ids=["plain", "numbered", "open-ended"]
+)
 @pytest.mark.parametrize("path", BODIES)
 def test_the_sdks_see_no_difference(
     payer: Payer, engine: Upstream, path: str, replies: Callable[[Asked], Reply]
