@@ -12,6 +12,7 @@ from sqlmodel import Session, select
 from catalog.ground.clock import DAY_US
 from marketplace.gateway.idempotency import Answer, expect_same
 from marketplace.gateway.tables_answers import GatewayAnswer
+from marketplace.ledger.tables import UsageEvent
 
 KEPT_US = DAY_US
 _SWEPT = 500
@@ -49,7 +50,8 @@ def recall(
 ) -> Answer | None:
     """Return the answer to this request, None when none is kept at `at_us`.
 
-    `Unprocessable` when the answer that is kept belongs to another request.
+    `Unprocessable` when the answer that is kept belongs to another request. What an earlier try has left is
+    not the answer of the try that was settled, whose own could perhaps not be kept.
     """
     query = select(GatewayAnswer).where(
         GatewayAnswer.id == generation,
@@ -60,6 +62,9 @@ def recall(
     if row is None:
         return None
     expect_same(row.request_sha256, request_sha256)
+    event = session.get(UsageEvent, generation)
+    if event and not event.started_at_us <= row.created_at_us <= event.ended_at_us:
+        return None
     return Answer(
         row.request_sha256, row.status, row.content_type, bytes(row.body), row.created_at_us
     )

@@ -38,7 +38,7 @@ from marketplace.gateway.records import EndpointRecord
 from marketplace.gateway.replays import Replay
 from marketplace.gateway.request import ClientGone
 from marketplace.gateway.reserves import Reserves
-from marketplace.gateway.seen import Attempt, plain_code
+from marketplace.gateway.seen import Attempt, code_of
 from marketplace.gateway.shapes import Streaming, Talk
 from marketplace.gateway.upstream import Upstream, broken
 from marketplace.gateway.usage import usage_of
@@ -119,7 +119,7 @@ class Exchange:
                     break
                 except TokenMartError as error:
                     failure = _failure(error)
-                    self._note_failure(failure or plain_code(error.code))
+                    self._note_failure(failure or code_of(error))
                     if failure is None:
                         self._tools.router.ended(choice)
                         raise
@@ -145,7 +145,7 @@ class Exchange:
             await self._void()
             if not self._began:
                 raise
-            self.call.error = plain_code(error.code)
+            self.call.error = code_of(error)
             self._tools.counters.refuse(self.call.error)
             self._break_off(error)
         except BaseException:

@@ -53,7 +53,7 @@ from marketplace.gateway.records import (
     model_not_found,
 )
 from marketplace.gateway.replays import Archive, Replay
-from marketplace.gateway.request import ClientGone, bearer, decoded
+from marketplace.gateway.request import NAMED_BY, ClientGone, bearer, decoded
 from marketplace.gateway.reserves import Reserves
 from marketplace.gateway.seen import Watcher, code_of
 from marketplace.gateway.shapes import Talk, names_asked_for, render
@@ -132,7 +132,7 @@ class Hot:
             if not isinstance(error, TokenMartError):
                 log.exception("call %s failed", generation_id, extra={"generation": generation_id})
             rendered = render(request.path, error, generation_id)
-            rendered.headers["x-tm-generation"] = generation_id
+            rendered.headers.update(dict.fromkeys(NAMED_BY, generation_id))
             status = rendered.status
             connection.respond_error(rendered)
         finally:

@@ -15,6 +15,7 @@ from catalog.ground.errors import PaymentRequired
 from catalog.ground.units import format_yuan, share_u
 from marketplace.gateway.caps import NO_CAPS, Cap, KeyCaps, window_words
 from marketplace.gateway.records import EndpointRecord, KeyRecord, ListingRecord, OrgLadder
+from marketplace.gateway.request import named
 from marketplace.ledger.chart import Code
 from marketplace.ledger.holds import LATE
 from marketplace.ledger.operations import Available, Charge, Entry, Hold, Leg, Rehold, Settle
@@ -238,7 +239,7 @@ class Call:
     def answer_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that tell of this call whatever its answer."""
         headers = [
-            (b"x-tm-generation", self.id.encode()),
+            *named(self.id),
             (b"x-tm-price-version", self.record.price_version_id.encode()),
             *self.headers,
         ]

@@ -15,6 +15,7 @@ from catalog.ground.errors import TokenMartError
 from marketplace.gateway import idempotency
 from marketplace.gateway.door import Connection, Request
 from marketplace.gateway.idempotency import Answer
+from marketplace.gateway.request import named
 from marketplace.ledger.holds import MOST_TRIES, retried
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Replay:
             return False
         headers = [
             (b"content-type", answer.content_type.encode()),
-            (b"x-tm-generation", self.generation_id.encode()),
+            *named(self.generation_id),
             (b"idempotent-replayed", b"true"),
         ]
         connection.respond(answer.status, headers, answer.body)

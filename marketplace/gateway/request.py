@@ -11,6 +11,13 @@ from catalog.ground.errors import BadRequest
 
 MAX_CHOICES = 128
 MOST_OUTPUT_TOKENS = 10_000_000
+ENGINE_RULE = "engine.request"
+"""The rule of an error in which an engine has refused a request in its own words."""
+
+
+NAMED_BY = ("x-tm-generation", "x-request-id", "request-id")
+"""Headers with a generation's id: ours, and where OpenAI's and Anthropic's SDKs look for it."""
+_NAMED_BY = [name.encode() for name in NAMED_BY]
 
 
 class ClientGone(Exception):
@@ -136,6 +143,12 @@ def rewrite(fields: Fields, changes: dict[str, Any]) -> bytes:
     for name in _KEPT_BACK:
         document.pop(name, None)
     return _encode(document)
+
+
+def named(generation_id: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers that name an answer's generation."""
+    value = generation_id.encode()
+    return [(name, value) for name in _NAMED_BY]
 
 
 def bearer(headers: dict[bytes, bytes]) -> str | None:

@@ -17,7 +17,7 @@ import msgspec
 
 from catalog.ground.clock import SECOND_US, Clock
 from catalog.ground.rendering import known
-from marketplace.gateway.request import ClientGone
+from marketplace.gateway.request import ENGINE_RULE, ClientGone
 
 if TYPE_CHECKING:
     from marketplace.gateway.door import Request
@@ -31,7 +31,6 @@ _AT_ONCE = 256
 _MOST_BEHIND = 4 * 1024 * 1024
 """Bytes that may wait on the channel for the office before what is seen is dropped."""
 _NEVER_US = 1 << 62
-_CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}(:free)?")
 """What a listing may be called; anything else that stands for a model may be anything."""
 
@@ -214,10 +213,11 @@ def _tell_of_call(seen: Seen, call: Call) -> None:
 
 
 def code_of(error: Exception) -> str:
-    """Return an error's code; `client_gone` when it is none of the gateway."""
-    return "client_gone" if isinstance(error, ClientGone) else plain_code(known(error).code)
+    """Return an error's code for logs and metrics; `client_gone` when it is none of the gateway.
 
-
-def plain_code(code: str | None) -> str:
-    """Return an error's code, or `other` for one that an engine has made up of words."""
-    return code if code and _CODE.fullmatch(code) else "other"
+    An engine's code may be made of the words of a prompt, and there may be any number of them.
+    """
+    if isinstance(error, ClientGone):
+        return "client_gone"
+    ours = known(error)
+    return "engine_refused" if ours.rule == ENGINE_RULE else ours.code

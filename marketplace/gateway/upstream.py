@@ -24,7 +24,7 @@ from catalog.ground.errors import (
 )
 from marketplace.gateway.flight import Answer, Flight
 from marketplace.gateway.records import EndpointRecord
-from marketplace.gateway.request import not_json
+from marketplace.gateway.request import ENGINE_RULE, not_json
 from marketplace.gateway.wire import Pool, WireError
 from marketplace.prices.usage import MOST_TOKENS
 
@@ -193,6 +193,7 @@ def refusal(answer: Answer) -> TokenMartError:
             _words(told.get("message")) or "The engine refused the request.",
             code=_words(told.get("code"))[:_LONGEST_CODE] or kind.default_code,
             param=_words(told.get("param")) or None,
+            rule=ENGINE_RULE,
         )
     if status in (429, 503):
         wait_s = _seconds(answer.headers.get(b"retry-after", b"2").decode("latin-1"))

@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.ledger_world import World
+from support.ledger_world import T0, World
 
 from catalog.ground.clock import DAY_US
 from catalog.ground.database import Database
@@ -116,7 +116,7 @@ def _settled(database: Database, event_id: str) -> None:
 def test_what_a_try_left_that_was_never_charged_replaces_no_charged_answer(
     database: Database,
 ) -> None:
-    lookup, asked = Lookup(database), Asked("gen_1", "org", ASKED, AT_US)
+    lookup, asked = Lookup(database), Asked("gen_1", "org", ASKED, T0)
     lookup.remember(Kept(asked, "application/json", b"a try that came to nothing"))
     assert lookup.recall(asked) is None
     lookup.remember(Kept(asked, "application/json", b"the next one"))
@@ -127,8 +127,15 @@ def test_what_a_try_left_that_was_never_charged_replaces_no_charged_answer(
     assert found.body == b"the next one"
 
 
-def test_a_charged_call_whose_answer_was_not_kept_is_not_made_again(database: Database) -> None:
+@pytest.mark.parametrize("left", [False, True])
+def test_a_charged_call_whose_answer_was_not_kept_is_not_made_again(
+    database: Database, left: bool
+) -> None:
+    """Nor is it answered with what an earlier try has left, which was never charged."""
+    if left:
+        earlier = Asked("gen_1", "org", ASKED, T0 - 1)
+        Lookup(database).remember(Kept(earlier, "application/json", b"a try that came to nothing"))
     _settled(database, "gen_1")
     with pytest.raises(Conflict) as caught:
-        Lookup(database).recall(Asked("gen_1", "org", ASKED, AT_US))
+        Lookup(database).recall(Asked("gen_1", "org", ASKED, T0))
     assert caught.value.code == answer_gone("gen_1").code

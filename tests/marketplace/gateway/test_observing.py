@@ -246,10 +246,13 @@ def test_a_line_for_every_refusal(caller: Caller, engine: Upstream) -> None:
         line = caller.line(answer.headers["x-tm-generation"])
         assert (line["status"], line["error"]) == (status, code)
         assert line.get("org", "") == ("" if status == 401 else caller.org_id)
-    engine.script(refuses(400, SECRET, code=f"made up {SECRET}"))
-    answer = caller.ask()
-    line = caller.line(answer.headers["x-tm-generation"])
-    assert (line["error"], line["failed_endpoints"][0][1]) == ("other", "other")
+    for made_up in (f"made up {SECRET}", SECRET):
+        engine.script(refuses(400, SECRET, code=made_up))
+        answer = caller.ask()
+        assert answer.json()["error"]["code"] == made_up
+        line = caller.line(answer.headers["x-tm-generation"])
+        told = (line["error"], line["failed_endpoints"][0][1])
+        assert told == ("engine_refused", "engine_refused")
 
 
 def test_a_stream_that_breaks_off(caller: Caller, engine: Upstream) -> None:

@@ -31,6 +31,7 @@ def tokens_of(title: str) -> int:
 def test_a_plain_answer_costs_what_its_headers_say(market: Market, client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(model=SEED, messages=ask())
     answer = raw.parse()
+    assert answer._request_id == raw.headers["x-tm-generation"]
     assert answer.choices[0].message.content
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == tokens_of(TITLE)

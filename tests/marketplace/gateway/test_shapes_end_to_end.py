@@ -296,6 +296,7 @@ def test_errors_come_in_the_shape_of_the_path(caller: Caller) -> None:
     told = missing.value.response.json()
     assert (told["type"], told["error"]["type"]) == ("error", "not_found_error")
     assert told["request_id"] == missing.value.response.headers["x-tm-generation"]
+    assert told["request_id"] == missing.value.request_id
     told = refused.value.response.json()
     assert told["error"]["type"] == "invalid_request_error"
     assert "temperature is too high" in told["error"]["message"]
