@@ -352,7 +352,7 @@ def test_a_log_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
     )
     try:
         said = b""
-        while b"tokenmart usage" not in said:
+        while b"tokenmart usage\n" not in said:  # the last that it has to say
             said += os.read(reads, 4096)
         market.url = said.decode().split()[4]
         # Opened anew: what does not block here still blocks there.
