@@ -40,20 +40,21 @@ def lines_sha256(found: Iterable[ClaimLine]) -> str:
 def unclaimed(session: Session, made: Programme, funder_id: str, period: Period) -> list[Item]:
     """Return the funder's items without a live line. The last claim's period is looked through again.
 
+    Everything is, once a claim was withdrawn: its lines may be of any time, and later claims went past them.
     What waits for more days of use (see `claim_rules`) is left for a later claim, and so is what was given
     back of a leg that an auditor has not decided yet: it shares that leg's fate.
     """
     programme_id, sealed = made.id, load(made.rules)
-    last_us = session.exec(
-        select(func.max(Claim.from_us)).where(
-            Claim.programme_id == programme_id,
-            Claim.funder_id == funder_id,
-            Claim.state != WITHDRAWN,
-        )
-    ).one()
+    before = session.exec(
+        select(Claim.state, func.max(Claim.from_us))
+        .where(Claim.programme_id == programme_id, Claim.funder_id == funder_id)
+        .group_by(Claim.state)
+    ).all()
+    last_us = max((from_us for _, from_us in before), default=0)
     # Without a claim so far everything counts; a call may be booked after the period that it ended in.
-    from_us = min(int(last_us or 0), period.from_us)
-    if sealed.rules.anti_fraud.min_distinct_days is not None:
+    from_us = min(last_us, period.from_us)
+    freed = any(state == WITHDRAWN for state, _ in before)
+    if freed or sealed.rules.anti_fraud.min_distinct_days is not None:
         from_us = 0
     live = {
         (event_id, leg, refund_id)

@@ -189,7 +189,8 @@ def audit(
     found = {line.n: line for line in lines(session, row.id)}
     refused = findings(session, row, list(found.values()))
     for n, finding in refused.items():
-        if found[n].state == PENDING:
+        # Allowed in an earlier sitting, before the link became known, it is refused all the same.
+        if found[n].state != REFUSED:
             decide(session, found[n], REFUSED, words(finding), by, at_us)
     for verdict in verdicts:
         line = found.get(verdict.n)
@@ -274,19 +275,23 @@ def refuse(
 
 
 def settle(session: Session, claim_id: str, bank_ref: str, by: str, at_us: int) -> Claim:
-    """Book that the funder has paid what was allowed. `by` neither drafted, submitted nor audited it."""
+    """Book that the funder has paid what was allowed. `by` neither drafted, submitted nor audited it.
+
+    Whoever allowed a line has audited it, though another ended the audit.
+    """
     row = _step(session, claim_id, AUDITED, SETTLED)
     if row.state == SETTLED:
         if row.bank_ref != bank_ref:
             raise Conflict("It was settled under another bank reference.", rule="claim.once")
         return row
-    two_persons(by, row.drafted_by, row.submitted_by, row.audited_by, what="claim")
+    allowed = [line for line in lines(session, row.id) if line.state == ALLOWED]
+    auditors = {row.audited_by, *(line.decided_by for line in allowed)}
+    two_persons(by, row.drafted_by, row.submitted_by, *auditors, what="claim")
     if not bank_ref.strip():
         raise BadRequest("Give the bank's reference.", rule="claim.bank_ref", param="bank_ref")
     row.state, row.bank_ref, row.settled_by, row.settled_at_us = SETTLED, bank_ref, by, at_us
     session.add(row)
     entries = step_entries(session, row, Code.SETTLE, settled, receivable, row.allowed_u)
-    allowed = [line for line in lines(session, row.id) if line.state == ALLOWED]
     entries += reimburse(session, row, allowed)
     apply_now(session, Post(f"claim:{row.id}:settle", tuple(entries), at_us))
     return row

@@ -272,3 +272,22 @@ def test_a_link_known_later_refuses_what_it_covered(story: Story) -> None:
     done = audited(story, claim)
     assert (done.allowed_u, done.disallowed_u) == (1_500, 600)
     story.check()
+
+
+def test_a_link_known_in_the_middle_of_an_audit_refuses_what_was_allowed_before(
+    story: Story,
+) -> None:
+    made = story.programme(strict(), fund_u=100_000)
+    story.grant(made, "opc", 10_000)
+    story.call("opc", 1_000, owner="maker")
+    story.call("opc", 2_000, owner="stranger")
+    story.days(40)
+    claim = draft(story, made, "2026-01")
+    with story.database.session() as session:
+        claims.submit(session, claim.id, [], "clerk", story.clock())
+        claims.audit(session, claim.id, [claims.Verdict(1, True)], "auditor", story.clock())
+    link(story, "opc", "maker")
+    with story.database.session() as session:
+        done = claims.audit(session, claim.id, [], "auditor", story.clock(), rest=True)
+    assert (done.allowed_u, done.disallowed_u) == (600, 300)
+    story.check()

@@ -14,6 +14,7 @@ from marketplace.ledger.chart import owner_unsettled, pool, wallet
 from marketplace.vouchers import applications, claims
 from marketplace.vouchers.applications import Wish
 from marketplace.vouchers.claims import Period, Verdict
+from marketplace.vouchers.periods import period
 from marketplace.vouchers.pools import funder
 from marketplace.vouchers.refunds import refund
 from marketplace.vouchers.returning import lapse, void
@@ -278,4 +279,48 @@ def test_a_withdrawn_claim_frees_its_lines(story: Story) -> None:
         who = first.funder_id
         second = claims.draft(session, "clm_2", made, who, JANUARY, "clerk", story.clock())
     assert second.total_u == first.total_u == 300
+    story.check()
+
+
+def test_what_a_withdrawn_claim_had_collected_is_claimed_though_later_ones_went_past(
+    story: Story,
+) -> None:
+    made = story.programme(rules(window={"grant_ttl_days": 300}), fund_u=100_000)
+    story.grant(made, "opc", 50_000)
+    for _ in range(3):
+        story.call("opc", 1_000)
+        story.days(31)
+    with story.database.session() as session:
+        who = funder(session, "city").id
+
+        def claim(name: str) -> Claim:
+            return claims.draft(
+                session, new_id("clm"), made, who, period(name), "clerk", story.clock()
+            )
+
+        first, _ = claim("2026-02"), claim("2026-03")
+        assert (first.lines, first.total_u) == (2, 600)
+        claims.withdraw(session, first.id, "clerk", story.clock())
+        again = claim("2026-03")
+        assert (again.lines, again.total_u) == (2, 600)
+    story.check()
+
+
+def test_whoever_allowed_a_line_does_not_settle_though_another_ended_the_audit(
+    story: Story,
+) -> None:
+    made = story.programme(rules(), fund_u=100_000)
+    story.grant(made, "opc", 50_000)
+    story.call("opc", 1_000)
+    story.call("opc", 1_000)
+    story.days(32)
+    city = claim_all(story, made.id)["city"]
+    with story.database.session() as session:
+        claims.submit(session, city.id, [], "clerk", story.clock())
+        claims.audit(session, city.id, [Verdict(1, True)], "first", story.clock())
+        claims.audit(session, city.id, [], "second", story.clock(), rest=True)
+        for by in ("first", "second"):
+            with pytest.raises(Forbidden, match="second person"):
+                claims.settle(session, city.id, "bank-1", by, story.clock())
+        assert claims.settle(session, city.id, "bank-1", "third", story.clock()).state == "settled"
     story.check()
