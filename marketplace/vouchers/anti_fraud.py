@@ -14,6 +14,7 @@ Why each stands where it does: docs/decisions/0008.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import date
 
@@ -30,6 +31,14 @@ from marketplace.vouchers.terms import Refusal
 _REJECTED = "rejected"
 _CONTENT = frozenset({"contract", "invoice", "payment"})
 """Evidence that shows what was bought. A licence or a credit check may serve many applications."""
+
+
+def reference(text: str) -> str:
+    """Return a contract's or invoice's number as it is kept and compared: ` ｎｏ-1` is `NO-1`.
+
+    Full width is half width, letters are capitals, and there is no space around it nor twice within.
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).upper().split())
 
 
 def refusals(

@@ -17,13 +17,15 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from catalog.ground.errors import BadRequest, Conflict, Forbidden, NotFound
+from catalog.ground.units import MAX_U
 from marketplace.ledger.accounts import take_control
 from marketplace.members.four_eyes import two_persons
 from marketplace.vouchers import anti_fraud
 from marketplace.vouchers.caps import Against, Sized, contract_grant_u
-from marketplace.vouchers.facts import kind_of
+from marketplace.vouchers.facts import Kind, kind_of
 from marketplace.vouchers.granting import Order, caps_for, issue_grants, sized
 from marketplace.vouchers.knowledge import declared_facts, org_facts
+from marketplace.vouchers.predicates import is_date
 from marketplace.vouchers.programmes import PUBLISHED
 from marketplace.vouchers.rules import Programme as Sealed
 from marketplace.vouchers.rules import load
@@ -72,7 +74,7 @@ def apply(
         id=application_id,
         programme_id=made.id,
         org_id=org_id,
-        contract_ref=wish.contract_ref,
+        contract_ref=anti_fraud.reference(wish.contract_ref),
         provider=wish.provider,
         requested_u=wish.requested_u,
         claimant=_claimant(sealed, wish),
@@ -253,6 +255,17 @@ def _claimant(sealed: Sealed, wish: Wish) -> str:
     return "provider" if wish.claimant == "provider" else "demander"
 
 
+def _is_of(kind: Kind, value: Any) -> bool:
+    """Return whether a declared value, as JSON, is of the kind. No contract speaks of a region."""
+    if kind == "flag":
+        return isinstance(value, bool)
+    if kind == "number":
+        return type(value) is int and 0 <= value <= MAX_U
+    if kind == "set":
+        return isinstance(value, list) and all(isinstance(part, str) for part in value)
+    return isinstance(value, str) and (kind != "date" or is_date(value))
+
+
 def _check_wish(wish: Wish) -> None:
     if wish.requested_u <= 0:
         raise BadRequest("Ask for more than 0.", rule="application.amount", param="amount_u")
@@ -265,9 +278,13 @@ def _check_wish(wish: Wish) -> None:
                 remedy="An application declares contract.* facts only.",
             )
         kind = kind_of(key)
-        expected = {"flag": bool, "number": int, "set": list}.get(kind, str)
-        if type(value) is not expected:
-            raise BadRequest(f"{key} is a {kind}.", rule="application.facts", param=key)
+        if not _is_of(kind, value):
+            raise BadRequest(
+                f"{key} is a {kind}.",
+                rule="application.facts",
+                param=key,
+                remedy="Numbers are whole and not negative, dates YYYY-MM-DD, sets lists of texts.",
+            )
     for item in wish.evidence:
         if set(item) != {"kind", "name", "sha256"} or len(item["sha256"]) != 64:
             raise BadRequest(

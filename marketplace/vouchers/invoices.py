@@ -21,6 +21,7 @@ from catalog.ground.errors import BadRequest, Conflict, NotFound
 from marketplace.ledger.accounts import take_control
 from marketplace.members.four_eyes import two_persons
 from marketplace.members.tables import Organisation
+from marketplace.vouchers.anti_fraud import reference
 from marketplace.vouchers.applications import APPROVED, application, refuse_if_any
 from marketplace.vouchers.invoice_booking import Spending, book, draw
 from marketplace.vouchers.rules import Programme as Sealed
@@ -59,22 +60,23 @@ def present(
     that was presented before, and more than the contract's amount.
     """
     take_control(session)
+    number = reference(paper.number)
     known = session.get(ContractInvoice, invoice_id)
     if known is not None:
-        if (known.application_id, known.number) == (application_id, paper.number):
+        if (known.application_id, known.number) == (application_id, number):
             return known
         raise Conflict("This id names another invoice.", rule="invoice.once")
     row = application(session, application_id)
     sealed = load(session.get_one(Programme, row.programme_id).rules)
     sha256 = _check(sealed, row, paper)
-    _check_once(session, row, paper.number, sha256)
+    _check_once(session, row, number, sha256)
     _check_contract(session, row, paper.amount_u)
     made = ContractInvoice(
         id=invoice_id,
         application_id=row.id,
         org_id=row.org_id,
         provider=row.provider,
-        number=paper.number,
+        number=number,
         sha256=sha256,
         amount_u=paper.amount_u,
         charges=json.dumps(dict(paper.charges), ensure_ascii=False, sort_keys=True),
@@ -221,7 +223,7 @@ def _eligible_u(sealed: Sealed, paper: Paper) -> int:
     eligible_u = sum(
         amount_u
         for charge, amount_u in paper.charges.items()
-        if charge not in sealed.rules.exclude_charges
+        if charge.strip().lower() not in sealed.rules.exclude_charges
     )
     if not eligible_u:
         words = f"Charges for {', '.join(sealed.rules.exclude_charges)} are not subsidised."

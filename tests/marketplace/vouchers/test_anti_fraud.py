@@ -82,6 +82,40 @@ def test_the_same_content_is_supported_once_whoever_asks(story: Story) -> None:
     story.check()
 
 
+def test_a_contract_is_known_however_its_number_is_written(story: Story) -> None:
+    made = story.programme(
+        strict(one_voucher_per="contract") | {"evidence": ["contract"]}, fund_u=10_000
+    )
+    story.grant(made, "opc", 100, "HT-2026 17")
+    for written in (" ht-2026  17\n", "ＨＴ－２０２６　１７"):
+        with pytest.raises(Forbidden) as caught:
+            story.grant(made, "opc", 100, written)
+        assert refused(caught.value) == ("anti_fraud.one_voucher_per", CLAUSE)
+    with pytest.raises(Forbidden, match="name it"):
+        story.grant(made, "opc", 100, " \t")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("signed_on", "2026-02-30"),
+        ("signed_on", "zzz"),
+        ("months", -1),
+        ("amount_u", 2**63),
+        ("amount_u", True),
+        ("channels", [["dispatch"]]),
+        ("channels", [{}]),
+        ("paid", 1),
+    ],
+)
+def test_what_a_contract_declares_is_of_its_kind(story: Story, name: str, value: Any) -> None:
+    """A day that is none would have passed for late, and stopped every later application's check."""
+    made = story.programme(strict(no_splitting=True), fund_u=10_000)
+    with pytest.raises(BadRequest) as caught:
+        story.grant(made, "opc", 1, "c", provider=story.org("p"), facts={f"contract.{name}": value})
+    assert caught.value.rule == "application.facts"
+
+
 def test_a_contract_is_not_split(story: Story) -> None:
     made = story.programme(strict(no_splitting=True), fund_u=10_000)
     maker, branch = story.org("maker"), story.org("branch")

@@ -118,7 +118,7 @@ def test_a_reimbursement_is_owed_until_the_funders_have_paid(story: Story) -> No
         pack = claim_pack(session, "clm_city", story.clock())
         assert pack.cover["sums_agree"] is True
         assert [row["this_funder_u"] for row in pack.sheets[0].rows] == [900, 9]
-        assert {row["contract"] for row in pack.sheets[0].rows} == {"c1"}
+        assert {row["contract"] for row in pack.sheets[0].rows} == {"C1"}
         audit = auditor_view(session, "clm_city", "seed", sample_bp=10_000)
         assert all(row["proved"] for row in audit.sheets[0].rows)
         org = organisation(session, "opc")
@@ -170,6 +170,7 @@ def test_what_is_refused_and_why(story: Story) -> None:
         (bill("1", compute=0), BadRequest, "invoice.form"),
         (bill("1", compute=20_001), Conflict, "invoice.contract_amount"),
         (bill("1", storage=10), Forbidden, "items.exclude_charges"),
+        (bill("1", **{"Storage ": 10}), Forbidden, "items.exclude_charges"),
     ):
         with pytest.raises(error) as caught:
             pay(story, application, paper)
@@ -181,7 +182,8 @@ def test_what_is_refused_and_why(story: Story) -> None:
         for who in ("opa", "applicant"):
             with pytest.raises(Forbidden, match="second person"):
                 invoices.accept(session, "inv_1", who, story.clock())
-    for paper in (bill("1", compute=5), Paper("2", first.charges, first.evidence)):
+    again = (bill("1", compute=5), bill(" １\t", compute=5))
+    for paper in (*again, Paper("2", first.charges, first.evidence)):
         with pytest.raises(Conflict, match="presented already") as once:
             pay(story, application, paper)
         assert once.value.rule == "anti_fraud.same_content_once"
