@@ -9,42 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import datetime
 from typing import Any
 
 from sqlmodel import Session, col, select
 
-from catalog.ground.clock import from_datetime, zone
-from catalog.ground.errors import BadRequest, Conflict
+from catalog.ground.errors import Conflict
 from catalog.ground.ids import new_id
+from marketplace.ledger.accounts import take_control
 from marketplace.ledger.reading import booked_at_us
 from marketplace.members.tables import Organisation
 from marketplace.payouts.accruals import LATE_US, MATURED, accrue
 from marketplace.payouts.tables import Accrual, Payout, Statement
+from marketplace.vouchers.periods import month
 
 KINDS = ("usage", "settled", "refund", "disallowed", "clawback", "adjustment", "reimbursed")
 
 
-def month_us(period: str) -> tuple[int, int]:
-    """Return the instants of a month `2026-01` in Beijing: its start, and its end, exclusive."""
-    try:
-        start = datetime.strptime(period, "%Y-%m").replace(tzinfo=zone)
-    except ValueError:
-        raise BadRequest(
-            f"{period!r} is not a month.", rule="period.format", remedy="Write it like 2026-01."
-        ) from None
-    end = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
-    return from_datetime(start), from_datetime(end)
-
-
 def statement(session: Session, org_id: str, period: str, at_us: int) -> Statement:
     """Return the organisation's statement of a month, made when it is asked for first."""
-    known = session.exec(
-        select(Statement).where(Statement.org_id == org_id, Statement.period == period)
-    ).first()
+    known = _known(session, org_id, period)
     if known is not None:
         return known
-    from_us, until_us = month_us(period)
+    _, from_us, until_us = month(period)
     if until_us > at_us:
         raise Conflict(f"{period} has not ended yet.", rule="statement.period")
     if until_us + LATE_US > at_us:
@@ -53,6 +39,10 @@ def statement(session: Session, org_id: str, period: str, at_us: int) -> Stateme
             rule="statement.period",
             remedy="Ask again in an hour.",
         )
+    take_control(session)  # two may ask for it first
+    known = _known(session, org_id, period)
+    if known is not None:
+        return known
     accrue(session, at_us)
     told = body(session, org_id, period, from_us, until_us)
     text = json.dumps(told, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
@@ -67,6 +57,11 @@ def statement(session: Session, org_id: str, period: str, at_us: int) -> Stateme
     session.add(row)
     session.flush()
     return row
+
+
+def _known(session: Session, org_id: str, period: str) -> Statement | None:
+    query = select(Statement).where(Statement.org_id == org_id, Statement.period == period)
+    return session.exec(query).first()
 
 
 def body(session: Session, org_id: str, period: str, from_us: int, until_us: int) -> dict[str, Any]:

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlmodel import Session, col, func, select
 
-from catalog.ground.clock import from_datetime, zone
-from catalog.ground.errors import BadRequest
+from catalog.ground.clock import zone
 from marketplace.ledger.accounts import account_id
 from marketplace.ledger.chart import CLEARING, CNY, Code, Kind
 from marketplace.ledger.reading import fees_of, legs_of
 from marketplace.ledger.tables import Account, Lane, Transfer, UsageEvent
 from marketplace.vouchers.claimable import Books as GrantBooks
 from marketplace.vouchers.claimable import Item, books_of, leg_items
-from marketplace.vouchers.claims import Period
 from marketplace.vouchers.parts import Priced, parts_of
+from marketplace.vouchers.periods import Period, month
 from marketplace.vouchers.tables import Funder, Grant, Programme
 
 _POSTED = (int(Kind.POSTED), int(Kind.POST))
-
-
-def month(name: str) -> Period:
-    """Return the month `2026-11` in Beijing time; BadRequest for anything else."""
-    try:
-        first = date.fromisoformat(f"{name}-01")
-    except ValueError:
-        raise BadRequest(
-            f"{name!r} is not a month.", rule="report.month", remedy="Write it like 2026-11."
-        ) from None
-    following = date(first.year + first.month // 12, first.month % 12 + 1, 1)
-    return Period(name, _midnight_us(first), _midnight_us(following))
-
-
-def _midnight_us(day: date) -> int:
-    return from_datetime(datetime(day.year, day.month, day.day, tzinfo=zone))
 
 
 def day_of(at_us: int) -> str:

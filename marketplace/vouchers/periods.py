@@ -9,7 +9,7 @@ from typing import NamedTuple
 from catalog.ground.clock import from_datetime, zone
 from catalog.ground.errors import BadRequest
 
-_NAME = re.compile(r"(\d{4})(?:-(?:Q([1-4])|(0[1-9]|1[0-2])))?")
+_NAME = re.compile(r"(2[0-9]{3})(?:-(?:Q([1-4])|(0[1-9]|1[0-2])))?")
 
 
 class Period(NamedTuple):
@@ -37,6 +37,19 @@ def period(name: str) -> Period:
     else:
         first, months = (month, 1) if month else (1, 12)
     return Period(name, _month_us(year, first), _month_us(year, first + months))
+
+
+def month(name: str) -> Period:
+    """Return the month called so, such as `2026-01`; `BadRequest` for anything else."""
+    found = _NAME.fullmatch(name)
+    if found is None or found[3] is None:
+        raise BadRequest(
+            f"{name!r} is not a month.",
+            rule="period.format",
+            param="period",
+            remedy="Write it like 2026-01.",
+        )
+    return period(name)
 
 
 def _month_us(year: int, month: int) -> int:

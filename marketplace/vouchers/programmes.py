@@ -5,6 +5,7 @@ draft ─► published ─► closed        (a draft may be replaced; a closed o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from marketplace.vouchers.rules import load
 from marketplace.vouchers.tables import Funder, Programme
 
 DRAFT, PUBLISHED, CLOSED = "draft", "published", "closed"
+_VERSION = re.compile(r"[0-9]{1,9}")
 
 
 def draft(session: Session, document: str | bytes, author: str, at_us: int) -> Programme:
@@ -66,21 +68,25 @@ def close(session: Session, made: Programme) -> Programme:
 
 
 def programme(session: Session, code: str, version: int | None = None) -> Programme:
-    """Return a programme by code (or `code@version`), its newest version unless one is named."""
-    code, _, named = code.partition("@")
-    if named.isdigit():
-        version = int(named)
-    query = select(Programme).where(Programme.code == code)
+    """Return a programme by code (or `code@version`): unless one is named, its newest version.
+
+    A draft is only named, or returned where there is nothing else: v1 is in force while v2 is written.
+    """
+    name, at, named = code.partition("@")
+    if at:
+        version = int(named) if _VERSION.fullmatch(named) else 0
+    query = select(Programme).where(Programme.code == name)
     if version is not None:
         query = query.where(Programme.version == version)
-    found = session.exec(query.order_by(col(Programme.version).desc())).first()
+    order = (col(Programme.state) == DRAFT, col(Programme.version).desc())
+    found = session.exec(query.order_by(*order)).first()
     if found is None:
         raise NotFound(f"There is no programme {code!r}.", rule="programme.exists")
     return found
 
 
 def open_programme(session: Session, code: str) -> Programme:
-    """Return the newest published version; `Conflict` when there is none that still issues."""
+    """Return what `programme` does; `Conflict` when that version issues nothing."""
     made = programme(session, code)
     if made.state != PUBLISHED:
         raise Conflict(

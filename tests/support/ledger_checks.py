@@ -15,9 +15,9 @@ from sqlmodel import Session, col, select
 from marketplace.ledger.chart import Code, owner_available, owner_paying, owner_unsettled
 from marketplace.ledger.tables import UsageEvent
 from marketplace.payouts.accruals import waits_for_funder
-from marketplace.payouts.statements import month_us
 from marketplace.payouts.tables import Accrual, AccruedDay, Payout, Statement
 from marketplace.reports.sources import flows
+from marketplace.vouchers.periods import period
 from marketplace.vouchers.rules import load
 from marketplace.vouchers.tables import (
     CapUse,
@@ -87,7 +87,7 @@ def statement_problems(session: Session) -> Iterator[str]:
     """15: every statement says what the journal's movements of its month come to."""
     added_up = session.exec(select(AccruedDay.until_us)).all()
     for row in session.exec(select(Statement)):
-        told, (start, end) = json.loads(row.body), month_us(row.period)
+        told, (_, start, end) = json.loads(row.body), period(row.period)
         before = flows(session, owner_available(row.org_id), 0, start).net_u
         month = flows(session, owner_available(row.org_id), start, end)
         expected = {

@@ -73,10 +73,10 @@ from marketplace.ledger.chart import wallet
 from marketplace.ledger.tables import UsageEvent
 from marketplace.ledger.verify import verify
 from marketplace.members.tables import Organisation
-from marketplace.payouts.statements import month_us
 from marketplace.reports.owner import owner_statement
 from marketplace.reports.statement import statement as caller_statement
 from marketplace.vouchers import pools
+from marketplace.vouchers.periods import month
 from marketplace.vouchers.proof import prove
 from marketplace.vouchers.rules import load
 from marketplace.vouchers.split import FunderSplit
@@ -220,7 +220,7 @@ class LedgerMachine(ArchiveRules, PartyRules, ReserveRules):
         self.pay_everything()
         self.e.top_up("b", 30)
         self.serve("b", "maker", 20, 100)
-        end_us = month_us(self.months()[-1])[1]
+        end_us = month(self.months()[-1]).until_us
         self.pass_time(end_us + 2 * HOUR_US - self.e.now)
         # No job has added up the last days: the statements do.
         for org in OWNERS:

@@ -23,8 +23,9 @@ from catalog.ground.ids import ulid
 from marketplace.ledger.chart import owner_unsettled, wallet
 from marketplace.payouts import files, holds, service
 from marketplace.payouts.accruals import accrue, mature
-from marketplace.payouts.statements import KINDS, month_us, statement
+from marketplace.payouts.statements import KINDS, statement
 from marketplace.vouchers import adjustments
+from marketplace.vouchers.periods import month
 
 NEXT = {"prepared": "approved", "approved": "exported", "exported": "paid"}
 
@@ -203,7 +204,7 @@ class PayoutRules(RuleBasedStateMachine):
     def ask_statement(self, org: str, period: str) -> None:
         """Ask for a statement: refused until its month is added up, then the ledger's sums, for ever."""
         e = self.e
-        start, end = month_us(period)
+        _, start, end = month(period)
         e.now += 1
         now = e.now
         if now < end + HOUR_US:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ from support.voucher_story import Story
 
 from catalog.ground.clock import DAY_US, HOUR_US
 from catalog.ground.database import Database
-from catalog.ground.errors import Conflict
+from catalog.ground.errors import BadRequest, Conflict
 from marketplace.ledger.chart import owner_unsettled, wallet
 from marketplace.payouts import files, service
 from marketplace.payouts.accruals import accrue, mature
-from marketplace.payouts.statements import month_us, statement
+from marketplace.payouts.statements import statement
 from marketplace.vouchers import adjustments
+from marketplace.vouchers.periods import month, period
 from marketplace.vouchers.refunds import refund
 
 
@@ -34,7 +36,7 @@ def told(story: Story, period: str) -> dict[str, Any]:
 
 
 def test_a_month_has_its_last_day_and_what_no_job_has_added_up_yet(story: Story) -> None:
-    end_us = month_us("2026-01")[1]
+    end_us = month("2026-01").until_us
     story.clock.advance(end_us - HOUR_US - story.clock())
     event = story.call("opc", 1_000)
     story.clock.advance(30 * 60 * 1_000_000)
@@ -53,7 +55,7 @@ def test_a_month_has_its_last_day_and_what_no_job_has_added_up_yet(story: Story)
 def test_an_adjustment_belongs_to_the_month_in_which_it_was_booked(story: Story) -> None:
     story.call("opc", 1_000)
     accounts = (wallet(story.org("opc")), owner_unsettled(story.org("owner")))
-    story.clock.advance(month_us("2026-01")[1] - DAY_US - story.clock())
+    story.clock.advance(month("2026-01").until_us - DAY_US - story.clock())
     with story.database.session() as session:
         adjustments.propose(session, "a1", *accounts, 70, "goodwill", "ann", story.clock())
     story.days(2)
@@ -83,3 +85,23 @@ def test_what_left_for_the_bank_is_told_even_if_it_came_back_later(story: Story)
     story.days(31)
     second = told(story, "2026-02")
     assert (second["paid_u"], second["available"]["reversed_u"]) == (0, 1_000)
+
+
+@pytest.mark.parametrize("name", ["2026-1", "２０２６-01", "9999-12", "0001-01", "2026-13", "2026"])
+def test_a_month_has_one_name(story: Story, name: str) -> None:
+    """By another name it would be told a second time, and differently."""
+    with pytest.raises(BadRequest, match="is not a month"):
+        told(story, name)
+    with pytest.raises(BadRequest, match="is not a month"):
+        month(name)
+    if name != "2026":
+        with pytest.raises(BadRequest, match="is not a period"):
+            period(name)
+
+
+def test_two_who_ask_first_at_once_get_one_statement(story: Story) -> None:
+    story.call("opc", 1_000)
+    story.clock.advance(40 * DAY_US)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: told(story, "2026-01"), range(4)))
+    assert all(answer == answers[0] for answer in answers)

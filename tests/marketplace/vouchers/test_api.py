@@ -128,6 +128,19 @@ def test_a_code_is_shown_once_and_redeemed_by_key(api: Api) -> None:
     assert (used.status_code, used.json()["rule"]) == (409, "code.used_up")
 
 
+def test_a_version_in_writing_hides_nothing(api: Api) -> None:
+    funded(api)
+    coming = {"document": rules(version=2), "draft": True}
+    assert api.post("anna", "/programmes", coming).status_code == 201
+    assert api.get("", "/programmes/tst-token").json()["programme"] == "tst-token@1"
+    wish = {"org": "opc", "programme": "tst-token", "requested_u": 50}
+    assert api.post("opa", "/applications", wish).status_code == 201
+    for named in ("@2", "@3", "@x", "@²", "@", "@" + "9" * 5_000):
+        assert api.get("", f"/programmes/tst-token{named}").status_code == 404
+    assert api.post("anna", "/programmes", {"document": rules(version=2)}).status_code == 201
+    assert api.get("", "/programmes/tst-token").json()["programme"] == "tst-token@2"
+
+
 def test_the_command_line_walks_the_same_road(
     database_url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
