@@ -6,12 +6,17 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
+
+_DECIMAL = re.compile(r"-?[0-9]+\.[0-9]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+"""What XML, and so a workbook, has no way to write."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,10 @@ def _plain(value: Any) -> str | int:
     if isinstance(value, int):
         return value
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    # A cell that begins like a formula would be run by the spreadsheet that opens the file.
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t") else text
+    # A cell that begins like a formula would be run by the spreadsheet that opens the file; a decimal
+    # below 0 is none.
+    harmless = text[:1] not in ("=", "+", "-", "@", "\t", "\r") or _DECIMAL.fullmatch(text)
+    return text if harmless else "'" + text
 
 
 def _cell(value: Any) -> Any:
@@ -117,4 +124,5 @@ def _cell(value: Any) -> Any:
         return value
     if isinstance(value, int):
         return value if abs(value) < 10**15 else str(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _CONTROL.sub("\ufffd", text)

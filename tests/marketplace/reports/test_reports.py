@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,9 @@ def test_focus_rows_bill_what_the_organisation_paid(world: World) -> None:
     assert micro == told.cover["wallet_u"]
     assert usage[0]["BilledCost"] == "0.000001"
     assert all(set(row) == set(told.sheets[0].columns) for row in rows)
+    # Whoever reads the CSV finds the same numbers.
+    read = csv.DictReader(io.StringIO(told.sheets[0].csv().decode()))
+    assert sum(Decimal(row["BilledCost"]) for row in read) * 1_000_000 == told.cover["wallet_u"]
 
 
 def test_odd_patterns_are_flagged_and_honest_ones_are_not(world: World) -> None:
@@ -374,3 +378,10 @@ def test_a_cell_never_becomes_a_formula() -> None:
     assert (cells, book["s"]["A2"].data_type) == (["=1+1", str(10**16), None], "s")
     book.close()
     assert report.sheets[0].csv() == b"name,amount_u,empty\r\n'=1+1,10000000000000000,\r\n"
+
+
+def test_a_workbook_is_made_whatever_an_applicant_wrote() -> None:
+    report = Report("R", {}, (sheet("s", [{"contract": "HT\x07-1\x00"}]),))
+    book = load_workbook(io.BytesIO(workbook(report)))
+    assert book["s"]["A2"].value == "HT\ufffd-1\ufffd"
+    book.close()
