@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
+import httpx
 import litellm
 
 from serving.litellm_adapter import answers
@@ -33,6 +34,9 @@ def prepare() -> None:
     litellm.num_retries = 0
     # It ends streams that say the same a hundred times, as a table of dots does. Not its to judge.
     litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize
+    # A provider that redirects would have its key, our headers and the question sent to another listed one:
+    # httpx takes off `Authorization` only, and litellm's clients follow.
+    httpx.Response.has_redirect_location = property(lambda _: False)
 
 
 async def chat(served: Served, fields: Json) -> Json:

@@ -203,15 +203,14 @@ def _told(error: Exception, served: Served) -> Told:
 
 def _document(text: str) -> Any:
     """Return the JSON object in litellm's sentence around it, if there is one."""
-    shown = _BYTES.search(text)
-    if shown is not None:  # of a streamed call it quotes the bytes, as Python writes them
-        text = ast.literal_eval(shown[0]).decode(errors="replace")
-    start = text.find("{")
-    if start < 0:
-        return None
+    shown, start = _BYTES.search(text), text.find("{")
     try:
-        return json.JSONDecoder().raw_decode(text, start)[0]
-    except ValueError:
+        if shown is not None and shown.start() < start:
+            # Of a streamed call it quotes the bytes, as Python writes them. Further in, a provider does.
+            text = ast.literal_eval(shown[0]).decode(errors="replace")
+            start = text.find("{")
+        return json.JSONDecoder().raw_decode(text, start)[0] if start >= 0 else None
+    except (ValueError, SyntaxError):
         return None
 
 

@@ -190,3 +190,13 @@ def test_a_model_may_repeat_itself(client: openai.OpenAI, outside: Adapter, mode
     chunks = list(client.chat.completions.create(model=model, messages=MESSAGES, stream=True))
     told = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert told == " dots" * 150
+
+
+def test_usage_that_cannot_be_is_no_usage(client: openai.OpenAI, outside: Adapter) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
+    wrong = {"prompt_tokens": -5, "completion_tokens": 100, "total_tokens": 95}
+    document = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
+    outside.openai.refuse(200, document | {"choices": [choice], "usage": wrong})
+    answer = client.chat.completions.create(model=GPT, messages=MESSAGES)
+    assert answer.choices[0].message.content == "x"
+    assert answer.usage is None

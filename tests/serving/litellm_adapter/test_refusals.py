@@ -45,6 +45,7 @@ CASES = [
         "128 tokens",
     ),
     (400, said("temperature 太高: it's at most 1"), 400, "bad_request", "太高: it's at most 1"),
+    (400, said("no number in b'价格' or {x}"), 400, "bad_request", "no number in b'价格' or {x}"),
     (422, said("odd"), 422, "unprocessable", "odd"),
     (500, said("boom at 10.0.0.7", type="api_error"), 502, "provider_failed", "provider failed"),
     (502, said("bad gateway", type="api_error"), 502, "provider_failed", "provider failed"),
@@ -147,6 +148,22 @@ def test_an_address_in_a_request_is_not_fetched(client: openai.OpenAI, address: 
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=CLAUDE, messages=messages)
     assert caught.value.code == "url_not_allowed"
+
+
+@BOTH
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_redirect_takes_no_key_to_another_provider(
+    client: openai.OpenAI, outside: Adapter, model: str, stream: bool
+) -> None:
+    first, other = outside.openai, outside.anthropic
+    path = "/v1/chat/completions"
+    if model == CLAUDE:
+        first, other, path = other, first, "/v1/messages"
+    first.refuse(307, {}, location=other.url + path)
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.chat.completions.create(model=model, messages=MESSAGES, stream=stream)
+    assert (caught.value.status_code, caught.value.code) == (502, "provider_failed")
+    assert (len(first.seen), other.seen) == (1, [])
 
 
 def test_a_field_that_a_provider_does_not_take(client: openai.OpenAI, outside: Adapter) -> None:
