@@ -1,6 +1,6 @@
 """The content-addressed store: every file body once, under its sha256.
 
-    upload ──► Staging (spool, hashed while written) ──► Staged ──► register() ──► Artifact row + file
+    upload ──► Staging (spool, hashed while written) ──► publish(): file ──► register(): Artifact row
                                                                         │
     holders (a repository, a release, a variant) ── hold()/pin() ───────┘
                                                                         ▼

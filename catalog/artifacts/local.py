@@ -54,6 +54,7 @@ class LocalStore(ArtifactStore):
             _sync_folder(self._blobs)
             _sync_folder(target.parent.parent)
         staged.path.chmod(0o644)
+        os.utime(staged.path)  # the collector's grace begins now, however long the upload took
         staged.path.replace(target)
         _sync_folder(target.parent)
 

@@ -11,34 +11,35 @@ from catalog.artifacts.sql import insert_missing, join_writers
 from catalog.artifacts.staging import Staged
 from catalog.artifacts.store import ArtifactStore
 from catalog.artifacts.tables import Artifact, Holding
-from catalog.ground.errors import Forbidden, NotFound
+from catalog.ground.errors import Forbidden, NotFound, Unavailable
 
 
 def register(
-    session: Session,
-    store: ArtifactStore,
-    staged: Staged,
-    *,
-    now_us: int,
-    parameters: str | None = None,
-) -> Artifact:
-    """Publish a staged file and return its row; known content only loses its condemnation.
+    session: Session, store: ArtifactStore, bodies: Iterable[Staged], *, now_us: int
+) -> dict[str, Artifact]:
+    """Return the rows of published bodies by digest; known content only loses its condemnation.
 
-    The file is in place before the caller's transaction commits, so a row never stands without it.
+    `store.publish` comes before the transaction: it waits for the disk with every body, and on SQLite
+    everybody who writes would wait with it. `Unavailable` when the collector took one in between.
     """
     join_writers(session)
-    store.publish(staged)
-    row = {
-        "sha256": staged.sha256,
-        "size_bytes": staged.size_bytes,
-        "created_at_us": now_us,
-        "parameters": parameters,
-    }
-    insert_missing(session, Artifact, [row])
-    artifact = session.get_one(Artifact, staged.sha256, populate_existing=True)
-    artifact.condemned_at_us = None
-    artifact.parameters = parameters or artifact.parameters
-    return artifact
+    sizes = {staged.sha256: staged.size_bytes for staged in bodies}
+    if not all(store.exists(sha256) for sha256 in sizes):
+        raise Unavailable("The store was being tidied; send it again.", rule="artifacts.collect")
+    rows = [
+        {"sha256": sha256, "size_bytes": size, "created_at_us": now_us}
+        for sha256, size in sizes.items()
+    ]
+    insert_missing(session, Artifact, rows)
+    digests = list(sizes)
+    for first in range(0, len(digests), 500):
+        session.execute(
+            update(Artifact)
+            .where(col(Artifact.sha256).in_(digests[first : first + 500]))
+            .where(col(Artifact.condemned_at_us).is_not(None))
+            .values(condemned_at_us=None)
+        )
+    return find(session, digests)
 
 
 def find(session: Session, digests: Iterable[str]) -> dict[str, Artifact]:

@@ -2,6 +2,8 @@
 
     check ──► register small bodies ──► edit the tree ──► pin every new body ──► commit row ──► ref
 
+The bodies have been put into the store before: that waits for the disk, and must not do so in here.
+
 Killed anywhere before the end, nothing has happened: bodies are in the store without a row, which the
 collector clears away. After the end everything is there.
 """
@@ -81,20 +83,14 @@ def target_ref(session: Session, repo: Repo, revision: str, request: CommitReque
     return ref
 
 
-def _register_small(
-    session: Session, bench: Workbench, repo: Repo, request: CommitRequest
-) -> dict[str, Artifact]:
+def check_room(session: Session, bench: Workbench, repo: Repo, request: CommitRequest) -> None:
+    """Raise `Forbidden` when the small files of a commit do not fit into the quota."""
     sizes = {change.staged.sha256: change.staged.size_bytes for change in request.small}
     known = registry.held(session, [repo.id], sizes)
     extra = sum(size for sha256, size in sizes.items() if sha256 not in known)
     registry.check_quota(
         session, repo.org, extra_bytes=extra, quota_bytes=bench.limits.org_quota_bytes
     )
-    now = bench.now_us()
-    return {
-        change.staged.sha256: registry.register(session, bench.store, change.staged, now_us=now)
-        for change in request.small
-    }
 
 
 def _claim_large(
@@ -211,12 +207,14 @@ def commit(
 ) -> Commit:
     """Commit `request` on top of a locked ref (`target_ref`) and move it; return the new head.
 
-    A request that changes nothing makes no commit and returns the old head. Raises what is wrong with a
+    Its small bodies have been published. A request that changes nothing makes no commit and returns the old head. Raises what is wrong with a
     path, a digest, a size or the quota; the caller's transaction then rolls back as a whole.
     """
     join_writers(session)
     head = session.get_one(Commit, (repo.id, ref.commit_oid))
-    bodies = _register_small(session, bench, repo, request)
+    check_room(session, bench, repo, request)
+    staged = [change.staged for change in request.small]
+    bodies = registry.register(session, bench.store, staged, now_us=bench.now_us())
     bodies |= _claim_large(session, bench, repo, request, caller)
     for sha256, document in (parameters or {}).items():
         bodies[sha256].parameters = document

@@ -63,22 +63,30 @@ def _preupload(hub: Hub, request: Request, ns: str, name: str, body: dict[str, A
 
 
 def _prepare(
-    hub: Hub, ns: str, name: str, caller: Caller, request: CommitRequest
+    hub: Hub, ns: str, name: str, caller: Caller, revision: str, wanted: CommitRequest, *, pr: bool
 ) -> dict[str, str]:
+    """Do what takes long before the writing transaction begins, and refuse what can be known by then."""
     with hub.reading() as session:
         repo = access.writable(session, ns, name, caller)
-        return commits.check_weights(session, hub.bench(), repo, request, caller)
+        if not pr:
+            commits.target_ref(session, repo, revision, wanted)
+        commits.check_room(session, hub.bench(), repo, wanted)
+        parameters = commits.check_weights(session, hub.bench(), repo, wanted, caller)
+    for change in wanted.small:
+        hub.store.publish(change.staged)
+    return parameters
 
 
 def _commit(
     hub: Hub, request: Request, ns: str, name: str, caller: Caller, wanted: CommitRequest
 ) -> Response:
     revision, _ = revision_and_path(request, 5)
-    parameters = _prepare(hub, ns, name, caller, wanted)
+    create_pr = flag(request.query_params.get("create_pr"))
+    parameters = _prepare(hub, ns, name, caller, revision, wanted, pr=create_pr)
     pull = None
     with hub.database.session() as session:
         repo = access.writable(session, ns, name, caller)
-        if flag(request.query_params.get("create_pr")):
+        if create_pr:
             pull, _ = pulls.open_pull(
                 session,
                 repo,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select
 from sqlmodel import Session, col
@@ -40,28 +40,44 @@ def expect_room(session: Session, repo: Repo, sizes: Sequence[int], limits: HubL
     registry.check_quota(session, repo.org, extra_bytes=extra, quota_bytes=limits.org_quota_bytes)
 
 
+def check_room(session: Session, hub: Hub, repo_id: str, sizes: Mapping[str, int]) -> Repo:
+    """Return the repository when bodies of these sizes in bytes, by digest, fit into its quota."""
+    repo = session.get(Repo, repo_id)
+    if repo is None:
+        raise access.repo_not_found(repo_id)
+    mine = registry.held(session, [repo.id], sizes)
+    extra = sum(size for sha256, size in sizes.items() if sha256 not in mine)
+    registry.check_quota(
+        session, repo.org, extra_bytes=extra, quota_bytes=hub.limits.org_quota_bytes
+    )
+    return repo
+
+
 def accept(hub: Hub, repo_id: str, bodies: Sequence[Staged]) -> None:
     """Register staged bodies in one transaction and lease them to the repository.
 
     Raises `NotFound` when the repository is gone, `Forbidden` when the quota is passed; the bodies are
     removed from the spool either way.
     """
+    sizes = {staged.sha256: staged.size_bytes for staged in bodies}
     try:
+        with hub.reading() as session:
+            check_room(session, hub, repo_id, sizes)
+        for staged in bodies:
+            hub.store.publish(staged)
         with hub.database.session() as session:
             join_writers(session)
-            repo = session.get(Repo, repo_id)
-            if repo is None:
-                raise access.repo_not_found(repo_id)
-            sizes = {staged.sha256: staged.size_bytes for staged in bodies}
-            mine = registry.held(session, [repo.id], sizes)
-            extra = sum(size for sha256, size in sizes.items() if sha256 not in mine)
-            registry.check_quota(
-                session, repo.org, extra_bytes=extra, quota_bytes=hub.limits.org_quota_bytes
-            )
+            repo = check_room(session, hub, repo_id, sizes)
             now = hub.clock()
-            kept = [registry.register(session, hub.store, staged, now_us=now) for staged in bodies]
+            kept = registry.register(session, hub.store, bodies, now_us=now)
             lease = now + hub.limits.upload_lease_us
-            registry.hold(session, kept, holder=repo.id, account=repo.org, leased_until_us=lease)
+            registry.hold(
+                session,
+                list(kept.values()),
+                holder=repo.id,
+                account=repo.org,
+                leased_until_us=lease,
+            )
     finally:
         for staged in bodies:
             staged.discard()

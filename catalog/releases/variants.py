@@ -69,6 +69,8 @@ def add_variant(
             cleanup.callback(staged[path].discard)
         if not staged:
             raise BadRequest("The variant's folder has no files.", rule="variants.files")
+        for body in staged.values():
+            store.publish(body)
         with database.session() as session:
             join_writers(session)
             release = releases.get(session, release_id)
@@ -104,11 +106,10 @@ def add_variant(
                 created_at_us=clock(),
             )
             session.add(variant)
-            kept = [
-                registry.register(session, store, body, now_us=variant.created_at_us)
-                for body in staged.values()
-            ]
-            registry.hold(session, kept, holder=variant.id, account=release.org, pinned=True)
+            kept = registry.register(session, store, staged.values(), now_us=variant.created_at_us)
+            registry.hold(
+                session, list(kept.values()), holder=variant.id, account=release.org, pinned=True
+            )
             return variant
 
 

@@ -86,6 +86,7 @@ class Shop:
                 uploads.accept(self.hub, self.repo_id, [staged])
                 request.large.append(AddLarge(path, staged.sha256, staged.size_bytes))
             else:
+                self.store.publish(staged)
                 request.small.append(AddSmall(path, staged, git_objects.blob_oid(body)))
         bench = commits.Workbench(self.store, HubLimits(), open_gate, now_us)
         with self.database.reading() as session:
