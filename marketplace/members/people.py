@@ -18,7 +18,7 @@ from catalog.ground.errors import BadRequest, Conflict, NotFound
 from catalog.ground.ids import new_id
 from catalog.ground.marker import raise_marker
 from marketplace.members.markers import KEYS
-from marketplace.members.tables import ApiKey, Membership
+from marketplace.members.tables import ApiKey, Membership, Organisation
 
 ROLES = ("owner", "admin", "dev", "finance", "auditor")
 CALLERS = frozenset({"owner", "admin", "dev"})
@@ -52,6 +52,7 @@ def add_member(
         )
     if not member.strip():
         raise BadRequest("A member needs a name.", rule="member.name", param="member")
+    _one_at_a_time(session, org_id)
     held = role_of(session, org_id, member)
     if held is not None and held != role:
         raise Conflict(
@@ -73,6 +74,7 @@ def change_role(
     session: Session, org_id: str, member: str, role: str, by: str, at_us: int
 ) -> Membership:
     """Give the member another role; keys of a member who may no longer call are made to read only."""
+    _one_at_a_time(session, org_id)
     current = _current(session, org_id, member)
     if current.role == role:
         return current
@@ -88,6 +90,7 @@ def change_role(
 
 def remove_member(session: Session, org_id: str, member: str, by: str, at_us: int) -> int:
     """End a membership and revoke the member's keys; returns how many keys that were."""
+    _one_at_a_time(session, org_id)
     _end(session, _current(session, org_id, member), by, at_us, heir="")
     keys = _keys(session, org_id, member)
     for key in keys:
@@ -96,6 +99,11 @@ def remove_member(session: Session, org_id: str, member: str, by: str, at_us: in
     session.flush()
     raise_marker(session, KEYS)
     return len(keys)
+
+
+def _one_at_a_time(session: Session, org_id: str) -> None:
+    """Wait for whoever changes this organisation's members: two owners must not remove each other."""
+    session.get_one(Organisation, org_id, with_for_update=True)
 
 
 def _current(session: Session, org_id: str, member: str) -> Membership:

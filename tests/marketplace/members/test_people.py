@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
+
 import pytest
 from sqlmodel import select
 
@@ -102,6 +104,24 @@ def test_the_last_owner_stays(database: Database) -> None:
     with database.session() as session:
         add_member(session, acme, "wang", "owner", "li", NOW)
         remove_member(session, acme, "li", "wang", NOW)
+
+
+def test_two_owners_who_remove_each_other_at_once_leave_one(database: Database) -> None:
+    acme = _org(database)
+    with database.session() as session:
+        add_member(session, acme, "wang", "owner", "li", NOW)
+
+    def remove(member: str, by: str) -> None:
+        with database.session() as session:
+            remove_member(session, acme, member, by, NOW)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.session() as session:
+            remove_member(session, acme, "li", "wang", NOW)
+            other = pool.submit(remove, "wang", "li")
+            wait([other], timeout=0.5)  # it waits for us: longer would change nothing
+        with pytest.raises(Conflict, match="last owner"):
+            other.result()
 
 
 def test_a_key_s_member_must_be_one(database: Database) -> None:
