@@ -135,7 +135,7 @@ class Exchange:
         except ClientGone:
             self._tools.router.abandoned(choice)
             connection.on_gone = None
-            if self._flight is None:
+            if self._flight is None or not self._flight.sent:
                 await self._void()  # the engine has never heard of it
             else:
                 self.call.answered_at_us = self._tools.clock()
@@ -319,7 +319,7 @@ class Exchange:
         read = call.bounded(read_usage(usage))
         call.ended = True
         call.marks = read.marks
-        bill = call.settle(read.buckets, raw, source, outcome, tools.clock())
+        bill = call.bill = call.settle(read.buckets, raw, source, outcome, tools.clock())
         try:
             if call.promised:
                 try:
@@ -334,7 +334,7 @@ class Exchange:
             log.warning("hold %s had expired before it was settled", call.id)
             await tools.writer.apply(call.late_hold(bill, tools.clock(), tools.hold_ttl_s))
             await tools.writer.apply(bill.operation(call, f"{call.tx}{LATE}", tools.clock()))
-        call.bill, call.settled_at_us = bill, tools.clock()
+        call.settled_at_us = tools.clock()
         tools.counters.billed(call, bill)
         return bill
 

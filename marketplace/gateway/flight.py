@@ -33,18 +33,20 @@ class Carrier(Protocol):
 class Flight:
     """`push` gets the body of a 200 in pieces as they arrive; without it the answer carries the body."""
 
-    __slots__ = ("_carrier", "_reader", "_waits", "error", "push")
+    __slots__ = ("_carrier", "_reader", "_waits", "error", "push", "sent")
 
     def __init__(self, push: Callable[[bytes], None] | None = None) -> None:
         self.push = push
         self.error: Exception | None = None
+        self.sent = False
+        """Whether the engine may have heard of it."""
         self._carrier: Carrier | None = None
         self._waits = False
         self._reader: asyncio.Future[None] | None = None
 
     def carried_by(self, carrier: Carrier) -> None:
         """Take note of the connection; called when the request has been sent."""
-        self._carrier = carrier
+        self._carrier, self.sent = carrier, True
         if self._waits:
             carrier.pause()
 

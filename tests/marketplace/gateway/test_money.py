@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import openai
+import pytest
 from sqlmodel import select
 from support.market import SEED, TITLE, Market, environment_of, wait_until
 
@@ -100,20 +101,17 @@ def _call_and_leave(market: Market) -> UsageEvent:
     return events[0]
 
 
-def test_who_leaves_between_two_engines_pays_nothing(market: Market) -> None:
-    """The first engine cannot be reached, which takes a while to see; the other is not asked any more."""
-    with _unreachable() as url:
-        slug = market.listing(Components(input_u_per_m=1_000_000, output_u_per_m=0), url=url)
+@pytest.mark.parametrize("engines", [1, 2])
+def test_who_leaves_before_an_engine_has_heard_of_him_pays_nothing(
+    market: Market, engines: int
+) -> None:
+    """Connecting to the first takes a while; it takes him when he has left, or the other is not asked."""
+    with _unreachable() as (url, server):
+        price = Components(input_u_per_m=1_000_000, output_u_per_m=0)
+        slug = market.listing(price, url=url, context_length=100_000)
         database = market.database
-        with database.session() as session:
-            seed = session.get_one(Endpoint, "ept_seed")
-            other = Endpoint(
-                id=new_id("ept"), listing=slug, url=seed.url, model=SEED, api_key=seed.api_key,
-                priority=1, updated_at_us=seed.updated_at_us,
-            )  # fmt: skip
-            session.add(other)
-            session.flush()
-            raise_marker(session, ENDPOINTS)
+        if engines == 2:
+            _put_beside(database, slug)
         org_id, key = market.organisation(voucher_u=5_000_000)
         where = urlsplit(market.url)
         connection = http.client.HTTPConnection(where.hostname or "", where.port)
@@ -126,17 +124,36 @@ def test_who_leaves_between_two_engines_pays_nothing(market: Market) -> None:
             with database.reading() as session:
                 return session.exec(select(Hold).where(Hold.org_id == org_id)).first() is not None
 
+        def gone() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                while engines == 1:
+                    server.accept()[0].close()
+            return not held()
+
         wait_until(held)
         connection.close()
-        wait_until(lambda: not held())
+        wait_until(gone)
     with database.reading() as session:
         assert session.exec(select(UsageEvent).where(UsageEvent.org_id == org_id)).all() == []
     database.dispose()
 
 
+def _put_beside(database: Database, slug: str) -> None:
+    """Give the listing a second engine: the seed's."""
+    with database.session() as session:
+        seed = session.get_one(Endpoint, "ept_seed")
+        other = Endpoint(
+            id=new_id("ept"), listing=slug, url=seed.url, model=SEED, api_key=seed.api_key,
+            priority=1, updated_at_us=seed.updated_at_us,
+        )  # fmt: skip
+        session.add(other)
+        session.flush()
+        raise_marker(session, ENDPOINTS)
+
+
 @contextlib.contextmanager
-def _unreachable() -> Iterator[str]:
-    """Yield the URL of a server that takes no more connections, so that connecting ends in a timeout."""
+def _unreachable() -> Iterator[tuple[str, socket.socket]]:
+    """Yield a server that takes no more connections before it accepts some, and its URL."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         host, port = server.getsockname()
@@ -144,7 +161,8 @@ def _unreachable() -> Iterator[str]:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex((host, port))
-        yield f"http://{host}:{port}"
+        server.setblocking(False)
+        yield f"http://{host}:{port}", server
 
 
 def test_sigkill_in_the_middle_of_calls_leaves_a_ledger_that_verifies(
