@@ -11,8 +11,8 @@ A request is rounded once, half up, from the exact numerator (`cost_u`). Shares 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from decimal import Decimal, InvalidOperation
 
 from catalog.ground.errors import BadRequest
 
@@ -20,6 +20,7 @@ YUAN_U = 1_000_000
 RATE_TOKENS = 1_000_000
 WHOLE_BP = 10_000
 MAX_U = 2**63 - 1
+_YUAN = re.compile(r"([0-9]{1,13})(?:\.([0-9]{1,6}))?")
 
 
 def cost_numerator(quantities_and_rates: Iterable[tuple[int, int]]) -> int:
@@ -44,18 +45,15 @@ def share_u(amount_u: int, ratio_bp: int) -> int:
 
 def parse_yuan(text: str) -> int:
     """Return micro-yuan for `"12.5"`; more than six decimals, signs and exponents are refused."""
-    try:
-        yuan = Decimal(text)
-    except InvalidOperation:
-        raise BadRequest(f"{text!r} is not an amount in yuan.", rule="money.format") from None
-    exact = yuan * YUAN_U
-    if not yuan.is_finite() or yuan < 0 or exact != exact.to_integral_value() or exact > MAX_U:
+    found = _YUAN.fullmatch(text.strip())
+    amount_u = int(found[1]) * YUAN_U + int((found[2] or "").ljust(6, "0")) if found else MAX_U + 1
+    if amount_u > MAX_U:
         raise BadRequest(
             f"{text!r} is not an amount that can be booked.",
             rule="money.format",
             remedy="Give a positive number of yuan with at most six decimals.",
         )
-    return int(exact)
+    return amount_u
 
 
 def format_yuan(amount_u: int) -> str:

@@ -34,7 +34,12 @@ def test_yuan_read_what_they_write(amount_u: int) -> None:
     assert parse_yuan(format_yuan(amount_u).removeprefix("¥").replace(",", "")) == amount_u
 
 
-@pytest.mark.parametrize("text", ["-1", "1e99", "nan", "1.0000001", "ten", "", "inf"])
+NO_AMOUNTS = (
+    "-1 1e99 nan 1.0000001 ten inf 1e3 +5 -0 1_000 １２ sNaN 1e999999999 9223372036854.775808 1."
+)
+
+
+@pytest.mark.parametrize("text", ["", *NO_AMOUNTS.split()])
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(BadRequest):
         parse_yuan(text)
