@@ -11,6 +11,7 @@ import typer
 from sqlmodel import Session, select
 
 from catalog.ground.clock import now_us
+from catalog.ground.errors import BadRequest
 from catalog.ground.ids import new_id
 from catalog.ground.units import format_yuan, parse_yuan
 from marketplace.cli.options import ByOption
@@ -44,7 +45,14 @@ def fee(
     with Settings().database.session() as session:
         scope = listing_scope(listing) if listing else ""
         scope = owner_scope(organisation(session, org).id) if org else scope
-        fee_bp = parse_yuan(percent) // 10_000  # a per cent has 100 bp, a yuan a million micro-yuan
+        # A per cent has 100 basis points, a yuan a million micro-yuan.
+        fee_bp, rest = divmod(parse_yuan(percent), 10_000)
+        if rest:
+            raise BadRequest(
+                f"{percent} per cent is no whole number of basis points.",
+                rule="fee.bp",
+                remedy="Give at most two decimals.",
+            )
         row = publish_fee(session, scope, fee_bp, at_us, by, reason, at_us)
         show([{"fee": row.id, "scope": row.scope or "everybody", "fee_bp": row.fee_bp}], form)
     say("Gateways book it within half a second.")

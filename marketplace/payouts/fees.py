@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from sqlmodel import Session, col, select
 
-from catalog.ground.errors import BadRequest, Conflict
+from catalog.ground.errors import BadRequest, Conflict, NotFound
 from catalog.ground.ids import new_id
 from catalog.ground.marker import raise_marker
 from catalog.ground.units import WHOLE_BP
+from marketplace.ledger.accounts import take_control
+from marketplace.members.tables import Organisation
 from marketplace.payouts.tables import FeeVersion
 from marketplace.prices.service import MARKER
 
@@ -45,8 +47,10 @@ def publish_fee(
     """Add a fee from an instant on, which may not lie in the past: what was called then is booked."""
     if not 0 <= fee_bp <= WHOLE_BP:
         raise BadRequest("A fee is 0 to 10,000 basis points.", rule="fee.bp", param="fee_bp")
+    _check_scope(session, scope)
     if effective_from_us < at_us:
         raise Conflict("A fee starts now or later.", rule="fee.order")
+    take_control(session)
     newest = session.exec(
         select(FeeVersion)
         .where(FeeVersion.scope == scope)
@@ -67,6 +71,20 @@ def publish_fee(
     session.flush()
     raise_marker(session, MARKER)
     return made
+
+
+def _check_scope(session: Session, scope: str) -> None:
+    """Raise for a scope that no call will ever fall into: it would leave the fee as it was, in silence."""
+    kind, _, name = scope.partition(":")
+    if scope and (kind not in ("owner", "listing") or not name):
+        raise BadRequest(
+            f"{scope!r} is not a scope.",
+            rule="fee.scope",
+            param="scope",
+            remedy="Leave it out for everybody, or write owner:<organisation id> or listing:<slug>.",
+        )
+    if kind == "owner" and session.get(Organisation, name) is None:
+        raise NotFound(f"There is no organisation with the id {name!r}.", rule="fee.scope")
 
 
 def fee_at(session: Session, slug: str, owner_org: str, at_us: int) -> Fee:

@@ -14,6 +14,7 @@ from sqlmodel import Session, col, select
 from catalog.ground.errors import Conflict, NotFound
 from catalog.ground.ids import new_id
 from catalog.ground.marker import raise_marker
+from marketplace.ledger.accounts import take_control
 from marketplace.vouchers.granting import MARKER
 from marketplace.vouchers.pools import add_funder, appropriated_u, funder, funders_of, pools_u
 from marketplace.vouchers.rules import Programme as Sealed
@@ -27,6 +28,7 @@ _VERSION = re.compile(r"[0-9]{1,9}")
 def draft(session: Session, document: str | bytes, author: str, at_us: int) -> Programme:
     """Keep a version that nobody can apply to yet; a draft of the same version is replaced."""
     sealed = load(document)
+    take_control(session)
     known = _version(session, sealed)
     if known is not None and known.state != DRAFT:
         return _same(known, sealed)
@@ -42,6 +44,7 @@ def draft(session: Session, document: str | bytes, author: str, at_us: int) -> P
 def publish(session: Session, document: str | bytes, author: str, at_us: int) -> Programme:
     """Publish a version and open its funders' pools; the same bytes again change nothing."""
     sealed = load(document)
+    take_control(session)
     known = _version(session, sealed)
     if known is not None and known.state != DRAFT:
         return _same(known, sealed)

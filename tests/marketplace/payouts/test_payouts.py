@@ -12,7 +12,7 @@ from support.voucher_story import NOON_US, Story, rules
 
 from catalog.ground.clock import DAY_US
 from catalog.ground.database import Database
-from catalog.ground.errors import Conflict, Forbidden
+from catalog.ground.errors import Conflict, Forbidden, TokenMartError
 from marketplace.ledger.chart import FEE, owner_available, owner_paying, owner_unsettled, wallet
 from marketplace.payouts import files, service
 from marketplace.payouts.accruals import accrue, mature
@@ -92,6 +92,10 @@ def test_the_narrowest_fee_applies_and_is_dated(story: Story) -> None:
         publish_fee(session, "", 2_000, at_us + DAY_US, "officer", "more", at_us)
         with pytest.raises(Conflict):
             publish_fee(session, "", 100, at_us, "officer", "earlier", at_us)
+        for scope in ("owner/cheap", "listing:", "owner:owner", "everybody"):
+            with pytest.raises(TokenMartError) as caught:
+                publish_fee(session, scope, 100, at_us, "officer", "mistyped", at_us)
+            assert caught.value.rule == "fee.scope"
     story.call("opc", 1_000, slug="owner/cheap")
     assert story.journal(FEE) == 0
     story.call("opc", 1_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,14 @@ def test_a_code_is_shown_once_and_redeemed_by_key(api: Api) -> None:
     assert one.json() == two.json()
     used = api.post("opa", "/codes/redeem", brought)
     assert (used.status_code, used.json()["rule"]) == (409, "code.used_up")
+
+
+def test_two_who_publish_at_once_publish_once(api: Api) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        body = {"document": rules()}
+        answers = list(pool.map(lambda _: api.post("anna", "/programmes", body), range(4)))
+    assert [answer.status_code for answer in answers] == [201] * 4
+    assert len({answer.json()["id"] for answer in answers}) == 1
 
 
 def test_a_version_in_writing_hides_nothing(api: Api) -> None:
