@@ -23,11 +23,10 @@ def open_socket(host: str, port: int, uds: str | None = None) -> socket.socket:
         place = f"{host}:{port}"
     try:
         listener.bind(address)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listener.close()
-        raise Conflict(
-            f"Cannot listen on {place}: {error.strerror}.", code="address_taken"
-        ) from None
+        why = getattr(error, "strerror", None) or error
+        raise Conflict(f"Cannot listen on {place}: {why}.", code="address_taken") from None
     return listener
 
 

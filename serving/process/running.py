@@ -59,9 +59,13 @@ async def run(
     config = uvicorn.Config(
         app,
         loop="none",
+        # With httptools a request that asks for HTTP/2 as well (`Upgrade: h2c`), as Java's client does with
+        # each, loses its body. h11 ignores the wish, as a server may (RFC 9110, section 7.8); uvicorn would
+        # only warn of it.
+        http="h11",
         lifespan="off",
         ws="none",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -47,6 +47,13 @@ def test_a_port_that_somebody_listens_on() -> None:
     assert caught.value.code == "address_taken"
 
 
+def test_an_address_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(Conflict, match="0-65535"):
+        open_socket("127.0.0.1", 65_536)
+    with pytest.raises(Conflict, match="too long"):
+        open_socket("", 0, str(tmp_path / ("x" * 200)))
+
+
 def test_a_unix_socket_that_answers_is_not_taken_away(tmp_path: Path) -> None:
     path = tmp_path / "engine.sock"
     with open_socket("", 0, str(path)) as first:
