@@ -26,7 +26,7 @@ _COMPLETION_DETAILS = (
 
 
 def usage(reported: Any) -> Json | None:
-    """Return OpenAI's usage object; None when the provider told none that can be (no prompt has no tokens)."""
+    """Return OpenAI's usage object; None when the provider told none that can be: no prompt has 0."""
     found = _plain(reported)
     read, written = found.get("prompt_tokens") or 0, found.get("completion_tokens") or 0
     if min(read, written) < 0 or read + written == 0:

@@ -13,7 +13,7 @@ from typing import Any
 from serving.onnx_engine.engine import Generation
 from serving.onnx_engine.sampling import TokenLogprob
 from serving.onnx_engine.sequence import Piece
-from serving.onnx_engine.text import Decodes
+from serving.onnx_engine.text import BROKEN, Decodes
 
 Json = dict[str, Any]
 
@@ -112,7 +112,9 @@ class ChatShape(Shape):
 
     def _named(self, token: int, logprob: float) -> Json:
         text = self._token(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        # A part of a character has no text whose bytes could be told.
+        written = None if BROKEN in text else list(text.encode())
+        return {"token": text, "logprob": logprob, "bytes": written}
 
 
 class TextShape(Shape):

@@ -70,7 +70,7 @@ class _Endpoints:
         prompts = [
             await self._engine.encode_text(prompt, add_special_tokens=True)
             if isinstance(prompt, str)
-            else self._engine.check_ids(prompt)
+            else prompt
             for prompt in requests.split_prompt(ask.prompt)
         ]
         return await self._answer(request, ask, prompts, TextShape)

@@ -134,20 +134,13 @@ class Engine:
 
     async def encode_text(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the ids of a text."""
-        tokenizer = self.model.tokenizer
+        # A batch of one, because `encode` keeps Python's lock: even the model thread would stand still.
+        encode, several = self.model.tokenizer.encode_batch_fast, [text]
         if len(text) > THREAD_CHARACTERS:
-            encoding = await asyncio.to_thread(
-                tokenizer.encode, text, add_special_tokens=add_special_tokens
-            )
+            found = await asyncio.to_thread(encode, several, add_special_tokens=add_special_tokens)
         else:
-            encoding = tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return list(encoding.ids)
-
-    def check_ids(self, ids: list[int], field: str = "prompt") -> list[int]:
-        """Return ids that a caller sent; the runtime itself would read beyond the table."""
-        if any(not 0 <= item < self.model.manifest.vocab_size for item in ids):
-            raise requests.refuse(field, "a token id is outside the model's vocabulary.")
-        return ids
+            found = encode(several, add_special_tokens=add_special_tokens)
+        return list(found[0].ids)
 
     def start(self, kind: str, ask: ChatAsk | TextAsk, prompts: list[list[int]]) -> Generation:
         """Submit `n` choices of every prompt; the caller must `close` what it gets."""
@@ -156,6 +149,8 @@ class Engine:
         copies = ask.n or 1
         if copies * len(prompts) > self.options.max_rows:
             raise requests.refuse("n", f"at most {self.options.max_rows} choices in one request.")
+        for prompt in prompts:
+            self._check_ids(prompt, "messages" if isinstance(ask, ChatAsk) else "prompt")
         generation = Generation(kind, ask.model, sum(len(prompt) for prompt in prompts))
         sampling = self._sampling(ask)
         deadline_s = time.monotonic() + self.options.request_timeout_s
@@ -189,6 +184,14 @@ class Engine:
     def _hand_over(self, deliveries: list[Delivery]) -> None:
         self._loop.call_soon_threadsafe(_distribute, deliveries)
 
+    def _check_ids(self, ids: list[int], field: str) -> None:
+        """Refuse ids that the model has no row for: the runtime would fail, for its other rows too.
+
+        A caller may name such ids, and so may a tokenizer that was given more tokens than its model.
+        """
+        if ids and not 0 <= min(ids) <= max(ids) < self.model.manifest.vocab_size:
+            raise requests.refuse(field, "a token id is outside the model's vocabulary.")
+
     def _sampling(self, ask: ChatAsk | TextAsk) -> Sampling:
         own = self.model.manifest.sampling
         temperature = own.get("temperature", 1.0) if ask.temperature is None else ask.temperature
@@ -198,7 +201,8 @@ class Engine:
 
     def _limits(self, ask: ChatAsk | TextAsk, prompt: list[int]) -> Limits:
         eos = () if ask.ignore_eos else self.model.manifest.eos_token_ids
-        own = self.check_ids(ask.stop_token_ids or [], "stop_token_ids")
+        own = ask.stop_token_ids or []
+        self._check_ids(own, "stop_token_ids")
         return Limits(
             max_tokens=self._max_tokens(ask, prompt),
             min_tokens=ask.min_tokens or 0,

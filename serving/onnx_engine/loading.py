@@ -101,7 +101,8 @@ def _check_graph(session: Any, manifest: Manifest) -> None:
     wanted = {"input_ids", "seqlens_k", "total_sequence_length", "logit_positions"}
     wanted |= {
         f"past_key_values.{layer}.{kind}"
-        for layer in range(manifest.layers)
+        # A manifest may announce more layers than there is memory for their names.
+        for layer in range(min(manifest.layers, len(inputs)))
         for kind in ("key", "value")
     }
     shapes_fit = wanted == set(inputs) and all(
@@ -131,21 +132,34 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
 
 def _load_template(folder: Path, manifest: Manifest) -> ChatTemplate | None:
     config = _read_object(folder / TOKENIZER_CONFIG)
-    tokens = {
-        name: value["content"] if isinstance(value, dict) else value
+    contents = {
+        name: value.get("content") if isinstance(value, dict) else value
         for name, value in config.items()
-        if name.endswith("_token") and isinstance(value, str | dict)
+        if name.endswith("_token")
     }
+    tokens = {name: text for name, text in contents.items() if isinstance(text, str)}
     source = config.get("chat_template")
+    if isinstance(source, list):  # Several by name, as transformers writes them too.
+        named = [item for item in source if isinstance(item, dict)]
+        source = next(
+            (item.get("template") for item in named if item.get("name") == "default"), None
+        )
     if TEMPLATE in manifest.files:
-        source = (folder / TEMPLATE).read_text(encoding="utf-8")
+        source = _read_text(folder / TEMPLATE)
     return ChatTemplate(source, tokens) if isinstance(source, str) else None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BadRequest(f"{path.name} is not UTF-8.", code="template_invalid") from None
 
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise BadRequest(f"{path.name} is not a JSON object.", code="tokenizer_invalid")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from openai import OpenAI
+
+from catalog.variants import onnx_manifest
 
 ROOT = Path(__file__).parents[3]
 SEED = ROOT / "catalog" / "seed" / "listing_translator_mini"
@@ -81,12 +84,34 @@ def engine(variant: Path) -> Iterator[Running]:
 
 
 @pytest.fixture
+def copy(variant: Path, tmp_path: Path) -> Path:
+    """The build in a folder that may be changed; `announce` what was."""
+    return shutil.copytree(variant, tmp_path / "variant")
+
+
+@pytest.fixture
+def announce() -> Callable[..., None]:
+    """Make the manifest of a folder announce what its files hold now, as a careless builder would."""
+
+    def write(folder: Path, *names: str) -> None:
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        for name in names:
+            entry = onnx_manifest.hash_file(folder / name)
+            manifest["files"][name] = {"sha256": entry.sha256, "size_bytes": entry.size_bytes}
+        manifest["files"] = {n: e for n, e in manifest["files"].items() if (folder / n).exists()}
+        path.write_text(json.dumps(manifest))
+
+    return write
+
+
+@pytest.fixture
 def start(variant: Path) -> Iterator[Callable[..., Running]]:
-    """Start further engines with options of their own."""
+    """Start further engines with options, or a folder, of their own."""
     started: list[Running] = []
 
-    def begin(*options: str) -> Running:
-        started.append(Running(variant, *options))
+    def begin(*options: str, folder: Path = variant) -> Running:
+        started.append(Running(folder, *options))
         return started[-1]
 
     yield begin

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from openai import AsyncOpenAI
 from tokenizers import Tokenizer
 
 from serving.onnx_engine.template import ChatTemplate
+from serving.onnx_engine.text import BROKEN
 
 LONG = {"ignore_eos": True}
 
@@ -171,6 +173,15 @@ def test_logprobs_belong_to_the_tokens(engine: Any, titles: list[str]) -> None:
         assert len(entry.top_logprobs) == 3
 
 
+def test_a_part_of_a_character_has_no_bytes_of_its_own(engine: Any) -> None:
+    hot = {"temperature": 2, "seed": 1, "max_tokens": 60, "extra_body": LONG}
+    answer = _whole(engine, "中文😀", logprobs=True, top_logprobs=20, **hot)
+    seen = [top for entry in answer.choices[0].logprobs.content for top in entry.top_logprobs]
+    assert any(top.bytes is None for top in seen)
+    for top in seen:
+        assert top.bytes == (None if BROKEN in top.token else list(top.token.encode()))
+
+
 def test_text_completions_take_text_and_ids(
     engine: Any, titles: list[str], tokenizer: Tokenizer
 ) -> None:
@@ -223,6 +234,17 @@ def test_tokenize_counts_as_usage_does(engine: Any, titles: list[str]) -> None:
     assert counted["max_model_len"] == engine.context_length
     of_text = _post(engine, "/tokenize", {"model": engine.model, "prompt": titles[0]})
     assert 0 < of_text["count"] < counted["count"]
+
+
+def test_a_long_text_is_encoded_beside_everything_else(engine: Any) -> None:
+    digits = {"model": engine.model, "prompt": "1" * 2_000_000}
+    with ThreadPoolExecutor(1) as pool:
+        counted, meanwhile = pool.submit(_post, engine, "/tokenize", digits), 0
+        while not counted.done():
+            _whole(engine, "红色", max_tokens=1)
+            meanwhile += 1
+    assert counted.result()["count"] == 2_000_000
+    assert meanwhile > 20, "everybody else had to wait"
 
 
 def test_models_are_listed(engine: Any) -> None:

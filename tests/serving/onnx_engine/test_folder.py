@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
+from tokenizers import Tokenizer
 
 ROOT = Path(__file__).parents[3]
 
@@ -32,24 +33,9 @@ def _refused(folder: Path, *options: str) -> str:
     return done.stderr
 
 
-@pytest.fixture
-def copy(variant: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(variant, tmp_path / "variant")
-
-
 def _change_manifest(folder: Path, **fields: Any) -> None:
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
-def _describe_again(folder: Path, name: str) -> None:
-    """Make the manifest announce what a file holds now, as a careless builder would."""
-    from catalog.variants import onnx_manifest
-
-    files = json.loads((folder / "manifest.json").read_text())["files"]
-    entry = onnx_manifest.hash_file(folder / name)
-    files[name] = {"sha256": entry.sha256, "size_bytes": entry.size_bytes}
-    _change_manifest(folder, files=files)
 
 
 def _flip(path: Path) -> None:
@@ -58,9 +44,8 @@ def _flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def _garbage(folder: Path, name: str, content: str) -> None:
-    (folder / name).write_text(content)
-    _describe_again(folder, name)
+def _write(folder: Path, name: str, content: str | bytes) -> None:
+    (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +58,8 @@ def _garbage(folder: Path, name: str, content: str) -> None:
         (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (lambda f: (f / "model.onnx").unlink(), "model.onnx is missing"),
         (lambda f: _flip(f / "model.onnx"), "model.onnx is corrupt"),
-        (lambda f: _garbage(f, "model.onnx", "no graph"), "onnxruntime cannot load it"),
-        (lambda f: _garbage(f, "tokenizer.json", "{}"), "tokenizer.json is not a tokenizer"),
-        (lambda f: _garbage(f, "chat_template.jinja", "{% for %}"), "chat template is not valid"),
         (lambda f: _change_manifest(f, layers=77), "does not describe model.onnx"),
+        (lambda f: _change_manifest(f, layers=2**52), "does not describe model.onnx"),
         (lambda f: _change_manifest(f, vocab_size=99_999), "does not describe model.onnx"),
         (lambda f: _change_manifest(f, format_version=9), '"format_version" must be 1'),
     ],
@@ -86,6 +69,64 @@ def test_a_harmed_folder_is_refused(
 ) -> None:
     harm(copy)
     assert sentence in _refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("model.onnx", "no graph", "onnxruntime cannot load it"),
+        ("tokenizer.json", "{}", "tokenizer.json is not a tokenizer"),
+        ("tokenizer_config.json", "[" * 100_000, "tokenizer_config.json is not a JSON object"),
+        ("chat_template.jinja", "{% for %}", "chat template is not valid"),
+        ("chat_template.jinja", b"\xff\xfe{{ messages }}", "chat_template.jinja is not UTF-8"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_refused(
+    copy: Path, announce: Any, name: str, content: str | bytes, sentence: str
+) -> None:
+    _write(copy, name, content)
+    announce(copy, name)
+    assert sentence in _refused(copy)
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_harms_no_neighbour(
+    copy: Path, announce: Any, start: Any, titles: list[str]
+) -> None:
+    path = copy / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save(str(path))
+    announce(copy, path.name)
+    engine = start(folder=copy)
+    ask = {"model": engine.model, "stream": True, "extra_body": {"ignore_eos": True}}
+    with engine.client.completions.create(prompt=titles[0], max_tokens=400, **ask) as neighbour:
+        next(neighbour)
+        for text in ("<extra>", [0, 10**9]):
+            with pytest.raises(openai.BadRequestError, match="outside the model's vocabulary"):
+                engine.client.completions.create(model=engine.model, prompt=text)
+        with pytest.raises(openai.BadRequestError) as caught:
+            engine.client.chat.completions.create(
+                model=engine.model, messages=[{"role": "user", "content": "<extra>"}]
+            )
+        assert caught.value.param == "messages"
+        *_, last = neighbour
+    assert last.choices[0].finish_reason == "length"
+
+
+def test_of_several_templates_the_default_is_taken(copy: Path, announce: Any, start: Any) -> None:
+    template = (copy / "chat_template.jinja").read_text(encoding="utf-8")
+    (copy / "chat_template.jinja").unlink()
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    named = [{"name": "tool_use", "template": "?"}, {"name": "default", "template": template}]
+    # A token may be described by an object, and by one without its text.
+    changes = {"chat_template": named, "sep_token": {"id": 3}}
+    _write(copy, "tokenizer_config.json", json.dumps(config | changes))
+    announce(copy, "tokenizer_config.json")
+    engine = start(folder=copy)
+    answer = engine.client.chat.completions.create(
+        model=engine.model, messages=[{"role": "user", "content": "红色"}], max_tokens=3
+    )
+    assert answer.choices[0].message.content
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
