@@ -45,12 +45,17 @@ class LocalEngine:
         command += ["--port", "0", "--served-model-name", self.model, "--exit-with-parent"]
         command += ["--threads", str(self.threads)]
         environment = os.environ | {"TOKENMART_ENGINE_KEY": self.api_key}
-        self._process = await asyncio.create_subprocess_exec(
-            *command,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
-        )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=environment,
+            )
+        except OSError as error:  # No process to spare, or no Python while it is being replaced.
+            raise Unavailable(
+                f"The engine for {self.model} cannot be started: {error.strerror}."
+            ) from None
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         try:
