@@ -27,9 +27,22 @@ def party(session: Session, name: str) -> str:
     """
     if not name.startswith(_OUTSIDE):
         return organisation(session, name).id
-    code = uscc.parse(name.removeprefix(_OUTSIDE))
+    return as_known(session, _OUTSIDE + uscc.parse(name.removeprefix(_OUTSIDE)))
+
+
+def as_known(session: Session, recorded: str) -> str:
+    """Return a party as it is known now: a code on record may have become an organisation's since."""
+    if not recorded.startswith(_OUTSIDE):
+        return recorded
+    code = recorded.removeprefix(_OUTSIDE)
     known = session.exec(select(Organisation.id).where(Organisation.uscc == code)).first()
-    return known or _OUTSIDE + code
+    return known or recorded
+
+
+def names_of(session: Session, known: str) -> frozenset[str]:
+    """Return every name under which a party may be on record: its id, and its code from before."""
+    found = session.get(Organisation, known)
+    return frozenset((known, _OUTSIDE + found.uscc) if found and found.uscc else (known,))
 
 
 def add_link(

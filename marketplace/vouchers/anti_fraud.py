@@ -20,7 +20,7 @@ from datetime import date
 
 from sqlmodel import Session, col, or_, select
 
-from marketplace.members.parties import all_links
+from marketplace.members.parties import all_links, as_known
 from marketplace.members.related import related_to
 from marketplace.vouchers.caps import period_key
 from marketplace.vouchers.rules import Programme as Sealed
@@ -73,10 +73,12 @@ def _provider(session: Session, sealed: Sealed, row: Application, at_us: int) ->
             if cap.per == "provider":
                 words = "What one provider may receive is capped: name the provider."
                 yield Refusal("", sealed.name, "caps.provider", cap.clause, words)
-    elif row.provider == row.org_id:
+    elif as_known(session, row.provider) == row.org_id:
         if fraud.self_owned == "block":
             yield _refusal(sealed, "self_owned", "The provider is the applicant itself.")
-    elif fraud.related_party == "block" and row.provider in group_of(session, row.org_id, at_us):
+    elif fraud.related_party == "block" and as_known(session, row.provider) in group_of(
+        session, row.org_id, at_us
+    ):
         yield _refusal(sealed, "related_party", "The provider and the applicant are related.")
 
 
@@ -131,9 +133,9 @@ def _splitting(
 ) -> Iterator[Refusal]:
     """Two contracts of the same parties that run at the same time are one contract in two parts."""
     demanders = group_of(session, row.org_id, at_us)
-    providers = group_of(session, row.provider, at_us)
+    providers = group_of(session, as_known(session, row.provider), at_us)
     for other in others:
-        same = other.org_id in demanders and other.provider in providers
+        same = other.org_id in demanders and as_known(session, other.provider) in providers
         if same and other.contract_ref != row.contract_ref and _overlap(row, other):
             words = (
                 f"Contract {other.contract_ref!r} of the same parties runs at the same time: "

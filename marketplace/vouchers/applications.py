@@ -20,6 +20,7 @@ from catalog.ground.errors import BadRequest, Conflict, Forbidden, NotFound
 from catalog.ground.units import MAX_U
 from marketplace.ledger.accounts import take_control
 from marketplace.members.four_eyes import two_persons
+from marketplace.members.parties import as_known
 from marketplace.vouchers import anti_fraud
 from marketplace.vouchers.caps import Against, Sized, contract_grant_u
 from marketplace.vouchers.facts import Kind, kind_of
@@ -123,7 +124,7 @@ def approve(
     )
     wanted_u = ceiling_u if sealed.step_u is None else min(ceiling_u, sealed.step_u)
     open_day(session, sealed, row.org_id, at_us)
-    facts, against = admission_facts(session, row, at_us), against_of(row)
+    facts, against = admission_facts(session, row, at_us), against_of(session, row)
     found = size_of(session, made, sealed, row, wanted_u, facts, at_us)
     if found.amount_u <= 0:
         refuse_if_any(found.bound_by)
@@ -180,13 +181,13 @@ def admission_facts(session: Session, row: Application, at_us: int) -> Facts:
     declared = declared_facts(row)
     if row.provider:
         group = anti_fraud.group_of(session, row.org_id, at_us)
-        declared["contract.supplier_related"] = row.provider in group
+        declared["contract.supplier_related"] = as_known(session, row.provider) in group
     return {**declared, **org_facts(session, row.org_id, at_us).facts}
 
 
-def against_of(row: Application) -> Against:
+def against_of(session: Session, row: Application) -> Against:
     """Return for whom the caps count."""
-    return Against(row.org_id, row.contract_ref, row.provider)
+    return Against(row.org_id, row.contract_ref, as_known(session, row.provider))
 
 
 def refusals(
@@ -220,7 +221,7 @@ def size_of(
             text = f"The ratio gives {most_u} micro-yuan on a contract of {contract_u}."
             face = Refusal("", sealed.name, "subsidy.ratio", clause, text)
             amount_u = most_u
-    found = sized(session, made, sealed, amount_u, facts, against_of(row), at_us)
+    found = sized(session, made, sealed, amount_u, facts, against_of(session, row), at_us)
     return found if face is None else Sized(found.amount_u, (face, *found.bound_by))
 
 

@@ -18,7 +18,7 @@ from sqlmodel import Session, col, select
 
 from catalog.ground.clock import zone
 from marketplace.ledger.tables import UsageEvent
-from marketplace.members.parties import all_links
+from marketplace.members.parties import all_links, as_known
 from marketplace.members.related import Link, are_related
 from marketplace.vouchers.claimable import Item, used_items
 from marketplace.vouchers.rules import Programme as Sealed
@@ -90,7 +90,7 @@ def _related(session: Session, sealed: Sealed, found: Sequence[ClaimLine]) -> di
 
     @cache
     def may_be(org_id: str, owner: str) -> bool:
-        return org_id != owner and are_related(org_id, owner, ever, _ALWAYS - 1)
+        return org_id != owner and are_related(org_id, as_known(session, owner), ever, _ALWAYS - 1)
 
     refused = {}
     for line in found:
@@ -98,7 +98,8 @@ def _related(session: Session, sealed: Sealed, found: Sequence[ClaimLine]) -> di
             continue
         call = session.get(UsageEvent, line.event_id)
         # A call that has been archived was claimed long ago; only what is here can still be looked at.
-        if call and are_related(line.org_id, line.owner_org, links, call.ended_at_us):
+        owner = as_known(session, line.owner_org)
+        if call and are_related(line.org_id, owner, links, call.ended_at_us):
             message = "The caller and the provider were related at the time of the call."
             refused[line.n] = _refusal(sealed, "related_party", message)
     return refused

@@ -313,6 +313,8 @@ def clawback(
     rules = load(made.rules).rules
     check_clawback(rules, row.settled_at_us, at_us, reason)
     found = [line for line in lines(session, row.id) if line.n in set(numbers)]
+    if len(found) < len(set(numbers)):
+        raise NotFound("The claim has no such line.", rule="claim.line")
     taken = [line for line in found if line.state == ALLOWED and not line.refund_id]
     if not taken:
         if found and all(line.state == CLAWED for line in found):

@@ -15,7 +15,7 @@ from marketplace.ledger.chart import CNY, Code, Rule, funder_outside, quota_used
 from marketplace.ledger.chart import grant as grant_code
 from marketplace.ledger.operations import Entry, Post
 from marketplace.ledger.reading import totals
-from marketplace.members.parties import all_links
+from marketplace.members.parties import all_links, names_of
 from marketplace.members.related import related_to
 from marketplace.vouchers.backing import Backed, back
 from marketplace.vouchers.caps import Against, Counted, Sized, cap_key, cap_keys, size
@@ -265,15 +265,21 @@ def sized(
 def _counted(
     session: Session, sealed: Sealed, keys: Mapping[str, Cap], against: Against, at_us: int
 ) -> dict[str, Counted]:
-    """Return what counts against each key, for a cap `with_related` what the whole group received."""
+    """Return what counts against each key, for a cap `with_related` what the whole group received.
+
+    For a provider, also what counted before it was an organisation here.
+    """
     found = counted(session, keys)
-    if not any(cap.with_related for cap in keys.values()):
-        return found
-    others = related_to(against.org, all_links(session), at_us)
     for key, cap in keys.items():
+        alike = []
         if cap.with_related:
-            theirs = [cap_key(sealed, cap, against._replace(org=org), at_us) for org in others]
-            parts = counted(session, [key, *theirs]).values()
+            others = related_to(against.org, all_links(session), at_us)
+            alike = [against._replace(org=org) for org in others]
+        elif cap.per == "provider":
+            alike = [against._replace(provider=n) for n in names_of(session, against.provider)]
+        if alike:
+            theirs = {key, *(cap_key(sealed, cap, each, at_us) for each in alike)}
+            parts = counted(session, theirs).values()
             found[key] = Counted(*(sum(column) for column in zip(*parts, strict=True)))
     return found
 

@@ -20,6 +20,7 @@ from sqlmodel import Session, col, func, select
 from catalog.ground.errors import BadRequest, Conflict, NotFound
 from marketplace.ledger.accounts import take_control
 from marketplace.members.four_eyes import two_persons
+from marketplace.members.parties import as_known, names_of
 from marketplace.members.tables import Organisation
 from marketplace.vouchers.anti_fraud import reference
 from marketplace.vouchers.applications import APPROVED, application, refuse_if_any
@@ -75,7 +76,7 @@ def present(
         id=invoice_id,
         application_id=row.id,
         org_id=row.org_id,
-        provider=row.provider,
+        provider=as_known(session, row.provider),
         number=number,
         sha256=sha256,
         amount_u=paper.amount_u,
@@ -101,6 +102,7 @@ def accept(session: Session, invoice_id: str, by: str, at_us: int) -> ContractIn
     _open(made)
     row = application(session, made.application_id)
     two_persons(by, made.presented_by, row.applicant, what="invoice")
+    made.provider = as_known(session, made.provider)
     book(session, made, _drawn(session, made, at_us), at_us)
     return _decided(session, made, ACCEPTED, "", by, at_us)
 
@@ -192,7 +194,8 @@ def _check(sealed: Sealed, row: Application, paper: Paper) -> str:
 
 def _check_once(session: Session, row: Application, number: str, sha256: str) -> None:
     """One invoice is paid once, whatever programme and application it is brought to."""
-    same = ((ContractInvoice.provider == row.provider) & (ContractInvoice.number == number)) | (
+    provider = names_of(session, as_known(session, row.provider))
+    same = (col(ContractInvoice.provider).in_(provider) & (ContractInvoice.number == number)) | (
         ContractInvoice.sha256 == sha256
     )
     query = select(ContractInvoice.id).where(same, ContractInvoice.state != REFUSED)

@@ -16,7 +16,7 @@ from sqlmodel import Session, col, select
 from catalog.ground.errors import BadRequest
 from catalog.listings.callable import CallableListing
 from catalog.listings.tables import Listing
-from marketplace.members.parties import all_links
+from marketplace.members.parties import all_links, as_known
 from marketplace.members.related import Link, are_related
 from marketplace.members.tables import Organisation, OrgFact
 from marketplace.vouchers.facts import DatedFact, Kind, facts_at, kind_of
@@ -105,25 +105,25 @@ def contract_facts(session: Session, row: Application, at_us: int) -> Facts:
     What it buys is declared with the application (`contract.subject`, `contract.listing`) and seen by
     whoever accepts an invoice; everything about the provider and its listing is verified as ever.
     """
-    declared = declared_facts(row)
+    declared, provider = declared_facts(row), as_known(session, row.provider)
     slug = str(declared.get("contract.listing", ""))
-    rows = _verified(session, [row.org_id, row.provider])
-    dated = _dated(fact for fact in rows if _speaks(fact, row.org_id, row.provider, slug))
+    rows = _verified(session, [row.org_id, provider])
+    dated = _dated(fact for fact in rows if _speaks(fact, row.org_id, provider, slug))
     listing = session.exec(select(Listing).where(Listing.slug == slug)).first() if slug else None
-    related = are_related(row.org_id, row.provider, all_links(session), at_us)
+    related = are_related(row.org_id, provider, all_links(session), at_us)
     facts: dict[str, FactValue] = {
         **declared,
         **facts_at(dated, at_us),
         "contract.supplier_related": related,
         "org.status": _status(session, row.org_id),
         "listing.charge": "contract",
-        SELF_OWNED: row.provider == row.org_id,
+        SELF_OWNED: provider == row.org_id,
         RELATED_PARTY: related,
         QUOTA_CLASS: "contract",
     }
     if "contract.subject" in declared:
         facts["listing.kind"] = declared["contract.subject"]
-    if listing is not None and listing.owner_org == row.provider:
+    if listing is not None and listing.owner_org == provider:
         facts["listing.kind"] = listing.kind
         facts["listing.filing_status"] = _filing(session, listing.id)
     return facts

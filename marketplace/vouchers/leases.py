@@ -46,7 +46,7 @@ def lease(session: Session, grant: Grant, at_us: int) -> int:
     found = size_of(session, made, sealed, row, wanted_u, facts, at_us)
     if found.amount_u <= 0:
         return 0
-    caps = caps_for(sealed, facts, against_of(row), at_us)
+    caps = caps_for(sealed, facts, against_of(session, row), at_us)
     tx = f"lease:{grant.id}:{grant.amount}"
     order = Order(tx, made, grant.org_id, found.amount_u, at_us, caps=caps)
     try:

@@ -81,6 +81,9 @@ class Programme:
         if not start_us <= at_us < end_us:
             text = f"Vouchers of {self.name} are issued {_words(self.rules.window.issue)}."
             refusals.append(Refusal("", self.name, "window.issue", self.rules.window.clause, text))
+        if self.expiry_us(at_us) <= at_us:
+            text = f"Vouchers of {self.name} are used {_words(self.rules.window.use)}."
+            refusals.append(Refusal("", self.name, "window.use", self.rules.window.clause, text))
         return tuple(refusals)
 
     def claimable(self, at_us: int) -> bool:

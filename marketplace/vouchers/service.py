@@ -16,6 +16,7 @@ from catalog.ground.clock import DAY_US, SECOND_US, from_datetime, zone
 from catalog.listings.callable import CallableListing
 from marketplace.ledger.accounts import open_account
 from marketplace.ledger.chart import CNY, Rule, quota_used, reimburse_due
+from marketplace.members.parties import as_known
 from marketplace.vouchers.granting import MARKER, Order, issue_grants
 from marketplace.vouchers.knowledge import declared_facts, facts_of, org_facts
 from marketplace.vouchers.ladder import Ladder
@@ -116,7 +117,10 @@ def ladder_for(
             )
         )
         row = asked.get(grant.application_id)
-        terms.append(promised if row is None else _as_asked(promised, row, listing.owner_org))
+        if row is not None:
+            provider = as_known(session, row.provider)
+            promised = _as_asked(promised, row, provider, listing.owner_org)
+        terms.append(promised)
         if grant.unit != CNY:
             sinks[grant.account_id] = open_account(
                 session, quota_used(grant.unit), Rule.PROJECTION, grant.unit
@@ -144,20 +148,20 @@ def _applications(session: Session, grants: Sequence[Grant]) -> dict[str, Applic
     return {row.id: row for row in session.exec(query).all()} if ids else {}
 
 
-def _as_asked(terms: GrantTerms, row: Application, owner: str) -> GrantTerms:
-    """Return a voucher's terms with what its application says: facts of its contract, its provider.
+def _as_asked(terms: GrantTerms, row: Application, provider: str, owner: str) -> GrantTerms:
+    """Return a voucher's terms with what its application says: facts of its contract, its `provider`.
 
     A voucher for a contract with one provider pays for that provider's listings alone, and pays first.
     """
     declared = declared_facts(row)
     conditions = tuple(_knowing(declared, condition) for condition in terms.conditions)
-    if not row.provider:
+    if not provider:
         return replace(terms, conditions=conditions) if declared else terms
     only = Predicate(
         "grant.provider",
         terms.anti_fraud_clause,
         "it was issued for another provider's services",
-        lambda _facts: owner == row.provider,
+        lambda _facts: owner == provider,
     )
     return replace(terms, item_specific=True, conditions=(*conditions, only))
 

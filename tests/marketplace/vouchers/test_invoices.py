@@ -15,7 +15,11 @@ from catalog.ground.errors import BadRequest, Conflict, Forbidden, PaymentRequir
 from catalog.ground.ids import new_id
 from marketplace.ledger.chart import grant as grant_code
 from marketplace.ledger.chart import owner_available, owner_unsettled, reimburse_due
-from marketplace.members.organisations import organisation
+from marketplace.members.organisations import (
+    create_organisation,
+    organisation,
+    verify_organisation,
+)
 from marketplace.reports.audit import auditor_view
 from marketplace.reports.claim_pack import claim_pack
 from marketplace.reports.focus import focus
@@ -142,6 +146,62 @@ def test_who_is_paid_must_be_here(story: Story) -> None:
     other = granted(story, scheme("tst-other", claimant="provider"), **outside)
     with pytest.raises(Conflict, match="no organisation of this marketplace"):
         pay(story, other.application_id, bill("2", compute=1_000))
+
+
+CODE = "91350100M000100Y43"
+
+
+def register(story: Story) -> str:
+    with story.database.session() as session:
+        return create_organisation(session, "smith", "史密斯", story.clock(), CODE).id
+
+
+def test_who_is_to_be_paid_registers_and_is_paid(story: Story) -> None:
+    document = scheme(mode="instant", claimant="platform")
+    grant = granted(story, document, provider=f"uscc:{CODE}")
+    with story.database.session() as session:
+        paper = bill("1", compute=1_000)
+        invoices.present(session, "inv_1", grant.application_id, paper, "opa", story.clock())
+    with story.database.session() as session, pytest.raises(Conflict, match="no organisation"):
+        invoices.accept(session, "inv_1", "officer", story.clock())
+    smith = register(story)
+    with story.database.session() as session:
+        invoices.accept(session, "inv_1", "officer", story.clock())
+    assert story.journal(owner_unsettled(smith)) == 300
+
+
+def test_a_provider_that_registers_later_is_the_same_one(story: Story) -> None:
+    """What it received before counts against its cap, and its invoices are known by their numbers."""
+    cap = {"per": "provider", "amount_u": 6_000, "period": "programme", "basis": "issued"}
+    before = granted(story, scheme(caps=[cap]), provider=f"uscc:{CODE}")
+    pay(story, before.application_id, bill("1", compute=1_000))
+    smith = register(story)
+    papers = [{"kind": "contract", "name": "d.pdf", "sha256": "d" * 64}]
+    facts = {"contract.subject": "compute"}
+    with story.database.reading() as session:
+        made = session.get_one(Programme, before.programme_id)
+    after = story.grant(made, "opc", 5_000, "c2", provider=smith, facts=facts, evidence=papers)
+    assert after.amount == 1_000
+    with pytest.raises(Conflict, match="presented already"):
+        pay(story, after.application_id, bill("1", compute=5))
+
+
+def test_nobody_is_its_own_provider_by_its_code(story: Story) -> None:
+    grant = granted(story, scheme(), provider=f"uscc:{CODE}")
+    pay(story, grant.application_id, bill("1", compute=1_000))
+    with story.database.session() as session:
+        verify_organisation(session, "opc", CODE, None, "officer", story.clock())
+    with pytest.raises(Forbidden) as caught:
+        pay(story, grant.application_id, bill("2", compute=1_000))
+    assert caught.value.rule == "anti_fraud.self_owned"
+    story.days(40)
+    with story.database.session() as session:
+        made, who = session.get_one(Programme, grant.programme_id), funder(session, "city").id
+        row = claims.draft(session, "c", made, who, period("2026-01"), "a", story.clock())
+        papers = [{"kind": k, "name": k, "sha256": "e" * 64} for k in PAPERS]
+        claims.submit(session, row.id, papers, "a", story.clock())
+        done = claims.audit(session, row.id, [], "b", story.clock(), rest=True)
+    assert (done.allowed_u, done.disallowed_u) == (0, 90)
 
 
 def test_a_scale_and_a_small_rest(story: Story) -> None:

@@ -7,7 +7,7 @@ from support.voucher_story import NOON_US, Story, rules
 
 from catalog.ground.clock import DAY_US
 from catalog.ground.database import Database
-from catalog.ground.errors import Conflict, Forbidden
+from catalog.ground.errors import Conflict, Forbidden, NotFound
 from catalog.ground.ids import new_id
 from marketplace.ledger.chart import grant as grant_code
 from marketplace.ledger.chart import owner_unsettled, pool, wallet
@@ -121,6 +121,14 @@ def test_refusals_name_rule_and_clause(story: Story) -> None:
         applications.apply(session, "app_1", made, org_id, Wish(10), "anna", story.clock())
     assert caught.value.rule == "eligible.active"
     assert caught.value.details["clause"] == "第三条"
+
+
+def test_no_voucher_is_issued_that_has_expired_already(story: Story) -> None:
+    window = {"use": [None, "2025-12-31"], "clause": "第五条"}
+    made = story.programme(rules(window=window), fund_u=10_000)
+    with pytest.raises(Forbidden) as caught:
+        story.grant(made, "opc", 100)
+    assert (caught.value.rule, caught.value.details["clause"]) == ("window.use", "第五条")
 
 
 def test_caps_and_pools_bound_what_is_approved(story: Story) -> None:
@@ -259,6 +267,8 @@ def test_disallowed_lines_are_borne_by_the_owner_and_clawbacks_follow(story: Sto
     assert story.journal(owner) == before - 300
     story.check()
     with story.database.session() as session:
+        with pytest.raises(NotFound, match="no such line"):
+            claims.clawback(session, city.id, [2, 9], "mistyped", "officer", story.clock())
         claims.clawback(session, city.id, [2], "ineligible", "officer", story.clock())
         claims.clawback(session, city.id, [2], "ineligible", "officer", story.clock())
     assert story.journal(owner) == before - 900
