@@ -23,6 +23,9 @@ from catalog.ground.errors import BadRequest
 MAX_HEADER_BYTES = 25_000_000
 """What the Hub's own clients read at most; a real header is a few hundred kilobytes."""
 
+_DIMENSIONS_MAX = 64
+"""What torch and numpy have at most."""
+
 BITS = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64,
     "F32": 32, "I32": 32, "U32": 32,
@@ -74,12 +77,17 @@ def _facts(path: str, name: str, entry: Any, data_start: int) -> TensorFacts:
         begin, end = entry["data_offsets"]
         whole = [*shape, begin, end]
     except (TypeError, KeyError, ValueError):
-        raise _bad(path, f"the entry of tensor {name!r} lacks a field") from None
-    if not all(isinstance(number, int) and number >= 0 for number in whole):
-        raise _bad(path, f"tensor {name!r} has a shape or an offset that is no whole number")
+        raise _bad(path, f"the entry of tensor {name[:100]!r} lacks a field") from None
+    if len(whole) > _DIMENSIONS_MAX + 2 or not isinstance(dtype, str):
+        raise _bad(path, f"tensor {name[:100]!r} has a shape or a type that no tensor has")
+    # Bounded before they are multiplied: a header has room for numbers of a million digits.
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in whole):
+        raise _bad(path, f"tensor {name[:100]!r} has a shape or an offset that is no whole number")
     if dtype in BITS and prod(shape) * BITS[dtype] != (end - begin) * 8:
-        raise _bad(path, f"tensor {name!r} of {dtype} and shape {shape} does not fill its bytes")
-    return TensorFacts(name, str(dtype), tuple(shape), data_start + begin, end - begin)
+        raise _bad(
+            path, f"tensor {name[:100]!r} of {dtype} and shape {shape} does not fill its bytes"
+        )
+    return TensorFacts(name, dtype, tuple(shape), data_start + begin, end - begin)
 
 
 def read_header(
@@ -115,7 +123,7 @@ def read_header(
 def _check_layout(path: str, tensors: list[TensorFacts], start: int, size_bytes: int) -> None:
     for tensor in tensors:
         if tensor.start_byte != start:
-            raise _bad(path, f"tensor {tensor.name!r} overlaps another or leaves a gap")
+            raise _bad(path, f"tensor {tensor.name[:100]!r} overlaps another or leaves a gap")
         start += tensor.size_bytes
     if start != size_bytes:
         raise _bad(path, f"its tensors end at byte {start} and the file at {size_bytes}")

@@ -26,11 +26,14 @@ _CODES = {
 }
 
 
+_HEADER_MAX = 1_000  # clients refuse a line of 64 KiB, and a proxy all headers beyond 4 KiB
+
+
 def header_text(text: str) -> str:
-    """Return a text that fits a header: latin-1, one line, without control characters."""
+    """Return a text that fits a header: latin-1, one short line, without control characters."""
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
     plain = " ".join(plain.split())
-    return plain.encode("latin-1", "backslashreplace").decode("latin-1")
+    return plain.encode("latin-1", "backslashreplace").decode("latin-1")[:_HEADER_MAX]
 
 
 def render(error: Exception) -> Response:
@@ -45,4 +48,6 @@ def render(error: Exception) -> Response:
         if commit:
             headers["X-Repo-Commit"] = commit
         body = problem_object(error) | {"error": str(error)}
-    return Response(json.dumps(body, ensure_ascii=False), rendered.status, headers)
+    # An error may quote half a character of what was sent, and has to be told all the same.
+    text = json.dumps(body, ensure_ascii=False).encode(errors="replace")
+    return Response(text, rendered.status, headers)
