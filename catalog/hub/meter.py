@@ -16,12 +16,13 @@ class RequestMeter:
     def __init__(self, per_minute: int, clock: Clock) -> None:
         self._capacity = float(per_minute)
         self._clock = clock
-        self._buckets: dict[str, tuple[float, int]] = {}
+        self._buckets: dict[int, tuple[float, int]] = {}
 
     def take(self, request: Request) -> None:
         """Count one request; `RateLimited` says when to come again."""
         address = request.client.host if request.client else "nobody"
-        who = request.headers.get("authorization") or address
+        # By its hash: who tries many long keys must not fill the memory with them.
+        who = hash(request.headers.get("authorization") or address)
         now = self._clock()
         level, since = self._buckets.get(who, (self._capacity, now))
         level = min(self._capacity, level + (now - since) * self._capacity / MINUTE_US)
