@@ -101,8 +101,15 @@ async def _put_xorb(hub: Hub, request: Request, session_id: str, xorb: str) -> R
 
 
 def _missing(hub: Hub, repo_id: str, files: list[ShardFile]) -> list[ShardFile]:
+    """Return the files that the repository has not; `Forbidden` before any is written when they do not
+    fit: a few bytes of a shard can ask for the same chunks a million times.
+    """
     by_digest = {wanted.sha256: wanted for wanted in files}
+    for wanted in files:
+        uploads.check_size(wanted.size_bytes, wanted.sha256, hub.limits)
     with hub.reading() as session:
+        sizes = {sha256: wanted.size_bytes for sha256, wanted in by_digest.items()}
+        uploads.check_room(session, hub, repo_id, sizes)
         done = registry.held(session, [repo_id], by_digest)
     return [wanted for sha256, wanted in by_digest.items() if sha256 not in done]
 
@@ -114,8 +121,8 @@ def _take_shard(hub: Hub, session_id: str, claims: dict[str, Any], body: bytes) 
     bodies: list[Staged] = []
     try:
         for wanted in _missing(hub, claims["repo"], files):
-            uploads.check_size(wanted.size_bytes, wanted.sha256, hub.limits)
-            bodies.append(maker.file(wanted))
+            staged = maker.file(wanted)
+            bodies.append(staged)
         uploads.accept(hub, claims["repo"], bodies)
     finally:
         maker.close()

@@ -143,8 +143,8 @@ class XorbFile:
         if len(head) < 8 or head[0] != 0:
             raise _bad("a xorb has fewer chunks than a shard names")
         packed, plain = int.from_bytes(head[1:4], "little"), int.from_bytes(head[5:8], "little")
-        if plain > MAX_CHUNK_BYTES or at + 8 + packed > len(self._map):
-            raise _bad("a chunk is longer than it can be")
+        if not 0 < plain <= MAX_CHUNK_BYTES or at + 8 + packed > len(self._map):
+            raise _bad("a chunk is empty, or longer than it can be")
         return packed, head[4], plain
 
     def chunks(self, first: int, last: int) -> Iterator[bytes]:

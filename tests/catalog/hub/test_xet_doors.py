@@ -98,6 +98,22 @@ def test_the_quota_holds_for_xet_too(hub: Any) -> None:
     assert early.status == 403, "the client hears of it before it sends anything"
 
 
+def test_a_shard_beyond_the_quota_is_refused_before_anything_is_written(hub: Any) -> None:
+    place, word = token(hub)
+    asked = shard_of(
+        b"x" * 100_001, "0" * 64
+    )  # a few bytes can ask for the same chunk again and again
+    answer = hub.ask("POST", f"{place}/v1/shards", asked, key=word)
+    assert (answer.status, answer.headers["x-error-code"]) == (403, "quota_exceeded")
+
+
+def test_an_empty_chunk_is_refused(hub: Any) -> None:
+    """A xorb of 80 MB has room for ten million, and a shard may name them a million times."""
+    place, word = token(hub)
+    answer = upload(hub, place, word, b"")
+    assert (answer.status, answer.headers["x-error-code"]) == (400, "xet_invalid")
+
+
 def test_what_is_not_served_says_go_on_without(hub: Any) -> None:
     place, word = token(hub)
     for method, path in (

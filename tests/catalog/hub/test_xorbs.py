@@ -45,7 +45,11 @@ def raw_digest(text: str) -> bytes:
     return struct.pack("<4Q", *(int(text[first : first + 16], 16) for first in range(0, 64, 16)))
 
 
-@given(chunks=st.lists(st.tuples(st.binary(max_size=300), st.sampled_from([0, 1, 2])), min_size=1))
+@given(
+    chunks=st.lists(
+        st.tuples(st.binary(min_size=1, max_size=300), st.sampled_from([0, 1, 2])), min_size=1
+    )
+)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_was_packed_comes_out(tmp_path: Path, chunks: list[tuple[bytes, int]]) -> None:
     store = LocalStore(tmp_path / "store")
