@@ -54,10 +54,19 @@ def parse(text: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CardError("the front matter must be a mapping")
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(document, default=str, skipkeys=True))
+        card: dict[str, Any] = plain(document)
     except (ValueError, RecursionError):
         raise CardError("the front matter cannot be written as JSON") from None
-    return plain
+    return card
+
+
+def plain(document: Any) -> Any:
+    """Return a document as JSON that every database and client takes: NaN and infinity become null,
+    halves of characters `?`. Raises `ValueError` or `RecursionError` where that cannot be.
+    """
+    escaped = json.dumps(document, default=str, skipkeys=True)
+    joined = json.loads(escaped, parse_constant=lambda _word: None)
+    return json.loads(json.dumps(joined, ensure_ascii=False).encode(errors="replace"))
 
 
 def texts(value: Any) -> list[str]:

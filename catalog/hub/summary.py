@@ -31,7 +31,7 @@ def read_json(store: ArtifactStore, entry: trees.Entry | None) -> dict[str, Any]
     """Return a small JSON object file's content, `{}` when it is absent or something else."""
     text = read_text(store, entry)
     try:
-        document = json.loads(text) if text else None
+        document = cards.plain(json.loads(text)) if text else None
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

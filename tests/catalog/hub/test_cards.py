@@ -18,6 +18,11 @@ def test_a_card_becomes_plain_json() -> None:
     assert parse("---\r\nlicense: mit\r\n---\r\n") == {"license": "mit"}
 
 
+def test_what_no_strict_parser_takes_is_replaced() -> None:
+    card = parse('---\na: .nan\nb: [-.inf]\nc: "\\ud83d\\ude00"\nd: "\\ud800"\n---\n')
+    assert card == {"a": None, "b": [None], "c": "😀", "d": "?"}
+
+
 @pytest.mark.parametrize(
     ("front", "words"),
     [
