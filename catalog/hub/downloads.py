@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 
 from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col
 
 from catalog.ground.clock import SECOND_US, Clock
@@ -42,7 +43,12 @@ class DownloadCounter:
             self._flushed_at_us = self._clock()
         if not sums:
             return
-        with self._database.session() as session:
-            for repo_id, count in sorted(sums.items()):
-                more = col(Repo.downloads) + count
-                session.execute(update(Repo).where(col(Repo.id) == repo_id).values(downloads=more))
+        try:
+            with self._database.session() as session:
+                for repo_id, count in sorted(sums.items()):
+                    more = {"downloads": col(Repo.downloads) + count}
+                    session.execute(update(Repo).where(col(Repo.id) == repo_id).values(more))
+        except SQLAlchemyError:  # locked, full, away: the download goes on, the count waits
+            with self._lock:
+                for repo_id, count in sums.items():
+                    self._sums[repo_id] = self._sums.get(repo_id, 0) + count
