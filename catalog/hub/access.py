@@ -98,3 +98,14 @@ def writable(
     repo = visible(session, org, name, caller)
     check_role(repo.org, caller, admin=admin)
     return repo
+
+
+def changing(
+    session: Session, org: str, name: str, caller: Caller | None, *, admin: bool = False
+) -> Repo:
+    """Return a repository that the caller may change, and nobody else does until we commit."""
+    repo = writable(session, org, name, caller, admin=admin)
+    held = session.get(Repo, repo.id, with_for_update=True, populate_existing=True)
+    if held is None or (held.org, held.name_key) != (org, name.lower()):
+        raise repo_not_found(f"{org}/{name}")  # deleted or moved while we waited
+    return held

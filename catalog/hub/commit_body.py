@@ -95,7 +95,8 @@ class CommitReader:
         self.request.title = str(value.get("summary") or "")[:1000]
         self.request.description = str(value.get("description") or "")[:20_000]
         parent = value.get("parentCommit")
-        if parent is not None and not re.fullmatch(r"[0-9a-f]{7,40}", str(parent)):
+        sound = isinstance(parent, str) and re.fullmatch(r"[0-9a-f]{7,40}", parent)
+        if parent is not None and not sound:
             raise _bad("parentCommit is not a commit id", "parentCommit")
         self.request.parent = parent
 

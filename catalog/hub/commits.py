@@ -207,8 +207,9 @@ def commit(
 ) -> Commit:
     """Commit `request` on top of a locked ref (`target_ref`) and move it; return the new head.
 
-    Its small bodies have been published. A request that changes nothing makes no commit and returns the old head. Raises what is wrong with a
-    path, a digest, a size or the quota; the caller's transaction then rolls back as a whole.
+    Its small bodies have been published. A request that changes nothing makes no commit and returns the
+    old head. Raises what is wrong with a path, a digest, a size or the quota; the caller's transaction
+    then rolls back as a whole.
     """
     join_writers(session)
     head = session.get_one(Commit, (repo.id, ref.commit_oid))

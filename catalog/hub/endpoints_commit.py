@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,7 +15,16 @@ from catalog.hub.changes import CommitRequest
 from catalog.hub.commit_body import CommitReader
 from catalog.hub.identity import Caller
 from catalog.hub.limits import HubLimits
-from catalog.hub.web import Hub, JsonObject, answer, flag, new_router, revision_and_path
+from catalog.hub.web import (
+    Hub,
+    JsonObject,
+    answer,
+    flag,
+    new_router,
+    objects_field,
+    revision_and_path,
+    text_field,
+)
 
 
 def upload_mode(sample: bytes, size_bytes: int, limits: HubLimits) -> str:
@@ -33,19 +41,21 @@ def upload_mode(sample: bytes, size_bytes: int, limits: HubLimits) -> str:
     return "regular"
 
 
-def _described(item: Any) -> tuple[str, int, bytes]:
+def _described(item: dict[str, Any]) -> tuple[str, int, bytes]:
+    path, size = text_field(item, "path"), item.get("size")
+    if not isinstance(size, int) or size < 0:
+        raise BadRequest("'size' must be a whole number.", param="size", rule="hub.body")
     try:
-        path, size = item["path"], int(item["size"])
-        sample = base64.b64decode(item.get("sample") or "")
-    except (TypeError, KeyError, ValueError, binascii.Error):
-        raise BadRequest("Each file needs 'path', 'size' and 'sample'.", rule="hub.body") from None
-    return names.check_path(str(path)), size, sample
+        sample = base64.b64decode(text_field(item, "sample", ""))
+    except ValueError:
+        raise BadRequest("'sample' is not base64.", param="sample", rule="hub.body") from None
+    return names.check_path(path), size, sample
 
 
 def _preupload(hub: Hub, request: Request, ns: str, name: str, body: dict[str, Any]) -> Response:
     caller = hub.known_caller(request)
     revision, _ = revision_and_path(request, 5)
-    described = [_described(item) for item in body.get("files") or []]
+    described = [_described(item) for item in objects_field(body, "files")]
     items = []
     with hub.reading() as session:
         repo = access.writable(session, ns, name, caller)
@@ -85,7 +95,7 @@ def _commit(
     parameters = _prepare(hub, ns, name, caller, revision, wanted, pr=create_pr)
     pull = None
     with hub.database.session() as session:
-        repo = access.writable(session, ns, name, caller)
+        repo = access.changing(session, ns, name, caller)
         if create_pr:
             pull, _ = pulls.open_pull(
                 session,

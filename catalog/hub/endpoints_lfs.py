@@ -17,7 +17,7 @@ from catalog.hub import access, possession, uploads
 from catalog.hub.multipart import MultipartUpload
 from catalog.hub.receive import receive
 from catalog.hub.tables import Repo
-from catalog.hub.web import Hub, JsonObject, answer, new_router
+from catalog.hub.web import Hub, JsonObject, answer, new_router, objects_field
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PURPOSE = "lfs"
@@ -28,15 +28,16 @@ MEDIA_TYPE = "application/vnd.git-lfs+json"
 def _objects(body: dict[str, Any]) -> list[tuple[str, int]]:
     if body.get("operation") != "upload":
         raise BadRequest("Only uploads go by LFS; files are read from /resolve.", rule="hub.lfs")
-    objects = body.get("objects") or []
+    objects = objects_field(body, "objects")
     if len(objects) > _OBJECTS_MAX:
         raise BadRequest(f"At most {_OBJECTS_MAX} objects at once.", rule="hub.lfs")
     found = []
     for item in objects:
         oid, size = item.get("oid"), item.get("size")
-        sound = isinstance(oid, str) and _SHA256.fullmatch(oid) and isinstance(size, int)
-        if not sound or size < 0:
-            raise BadRequest("An object needs a sha256 'oid' and a 'size'.", rule="hub.lfs")
+        if not isinstance(oid, str) or not _SHA256.fullmatch(oid):
+            raise BadRequest("An object needs a sha256 'oid'.", rule="hub.lfs")
+        if not isinstance(size, int) or size < 0:
+            raise BadRequest("An object needs a 'size'.", rule="hub.lfs")
         found.append((oid, size))
     return found
 
@@ -61,7 +62,7 @@ def _actions(
 def _batch(hub: Hub, request: Request, ns: str, name: str, body: dict[str, Any]) -> Response:
     caller = hub.known_caller(request)
     objects = _objects(body)
-    multi = "multipart" in (body.get("transfers") or [])
+    multi = "multipart" in str(body.get("transfers"))
     base = hub.base_url(request)
     items: list[dict[str, Any]] = []
     with hub.database.session() as session:
@@ -138,9 +139,12 @@ async def _put_part(hub: Hub, request: Request, word: str, number: int) -> Respo
 
 def _complete(hub: Hub, word: str, body: dict[str, Any]) -> Response:
     claims = hub.signer.read(_PURPOSE, word)
+    with hub.reading() as session:
+        if registry.held(session, [str(claims["repo"])], [str(claims["sha256"])]):
+            return _lfs_answer({})  # asked again, because our answer did not arrive
     try:
-        tags = {int(part["partNumber"]): str(part["etag"]) for part in body.get("parts") or []}
-    except (TypeError, KeyError, ValueError):
+        tags = {int(part["partNumber"]): str(part["etag"]) for part in objects_field(body, "parts")}
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise BadRequest("Each part needs 'partNumber' and 'etag'.", rule="hub.lfs") from None
     uploads.accept(hub, str(claims["repo"]), [_parts_of(hub, claims).complete(tags)])
     return _lfs_answer({})

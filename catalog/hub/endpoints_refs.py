@@ -42,7 +42,7 @@ def _create_ref(
 ) -> Response:
     caller = hub.known_caller(request)
     with hub.database.session() as session:
-        repo = access.writable(session, ns, name, caller)
+        repo = access.changing(session, ns, name, caller)
         commit = refs.resolve(session, repo, start)
         ref = refs.create(session, repo, full, commit, now_us=hub.clock(), message=message)
     return answer(wire.ref_item(ref))
@@ -51,7 +51,7 @@ def _create_ref(
 def _delete_ref(hub: Hub, request: Request, ns: str, name: str, full: str) -> Response:
     caller = hub.known_caller(request)
     with hub.database.session() as session:
-        refs.delete(session, access.writable(session, ns, name, caller), full)
+        refs.delete(session, access.changing(session, ns, name, caller), full)
     return answer({"ok": True})
 
 
@@ -75,7 +75,7 @@ def _details(repo: Repo, pull: Pull) -> dict[str, Any]:
 def _open_pull(hub: Hub, request: Request, ns: str, name: str, body: dict[str, Any]) -> Response:
     caller = hub.known_caller(request)
     with hub.database.session() as session:
-        repo = access.writable(session, ns, name, caller)
+        repo = access.changing(session, ns, name, caller)
         pull, _ = pulls.open_pull(
             session,
             repo,
@@ -105,7 +105,7 @@ def _change_pull(
 ) -> Response:
     caller = hub.known_caller(request)
     with hub.database.session() as session:
-        repo = access.writable(session, ns, name, caller)
+        repo = access.changing(session, ns, name, caller)
         pull = pulls.get(session, repo, number)
         if body is None:
             pulls.merge(session, hub.store, repo, pull, caller, now_us=hub.clock())

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from sqlmodel import Session
 from starlette.responses import Response
 
-from catalog.ground.errors import BadRequest, NotFound
+from catalog.ground.errors import BadRequest, Conflict, NotFound
 from catalog.hub import access, refs, repos, trees, wire
 from catalog.hub.identity import Caller
 from catalog.hub.tables import Repo
@@ -26,10 +26,16 @@ from catalog.hub.web import (
 _LIST_MAX = 1_000
 
 
+def _named(body: dict[str, Any], caller: Caller) -> tuple[str, str]:
+    """Return organisation and name that a body asks for; without the first it is the caller's own."""
+    org, _, name = text_field(body, "name").rpartition("/")
+    return org or text_field(body, "organization", "") or repos.default_org(caller), name
+
+
 def _check_type(body: dict[str, Any]) -> None:
     if body.get("type") not in (None, "", "model"):
         raise NotFound(
-            f"This hub keeps models only, no {body['type']}.",
+            f"This hub keeps models only, no {body['type']!r}.",
             code="repo_type_unsupported",
             rule="hub.repo_type",
         )
@@ -55,30 +61,39 @@ def _gated(value: object) -> str:
 def _create(hub: Hub, request: Request, body: dict[str, Any]) -> Response:
     _check_type(body)
     caller = hub.known_caller(request)
-    org, _, name = text_field(body, "name").rpartition("/")
-    org = org or body.get("organization") or repos.default_org(caller)
-    url = f"{hub.base_url(request)}/{org}/{name}"
-    with hub.database.session() as session:
-        taken = access.find_repo(session, str(org), name)
-        if taken is not None and access.may_see(taken, caller):
-            # The clients read `url` on this path too, so it is an answer of its own and no bare error.
-            words = f"You already created this model repo: {taken.full_name}"
-            url = f"{hub.base_url(request)}/{taken.full_name}"
-            document = {"error": words, "url": url, "name": taken.full_name}
-            return answer(document, 409, {"X-Error-Message": words, "X-Error-Code": "RepoExists"})
-        access.check_role(str(org), caller)
-        private = _wants_private(body, default=False)
-        repo = repos.create(session, str(org), name, caller, private=private, now_us=hub.clock())
+    org, name = _named(body, caller)
+    with hub.reading() as session:
+        taken = access.find_repo(session, org, name)
+    if taken is not None and access.may_see(taken, caller):
+        return _taken(hub, request, taken.full_name)
+    access.check_role(org, caller)
+    private = _wants_private(body, default=False)
+    try:
+        with hub.database.session() as session:
+            repo = repos.create(session, org, name, caller, private=private, now_us=hub.clock())
+    except Conflict:  # somebody was faster; who may write to `org` may see it
+        return _taken(hub, request, f"{org}/{name}")
+    url = f"{hub.base_url(request)}/{repo.full_name}"
     return answer({"url": url, "name": repo.full_name, "id": repo.id})
+
+
+def _taken(hub: Hub, request: Request, full_name: str) -> Response:
+    # The clients read `url` on this path too, so it is an answer of its own and no bare error.
+    words = f"You already created this model repo: {full_name}"
+    document = {
+        "error": words,
+        "url": f"{hub.base_url(request)}/{full_name}",
+        "name": full_name,
+    }
+    return answer(document, 409, {"X-Error-Message": words, "X-Error-Code": "RepoExists"})
 
 
 def _delete(hub: Hub, request: Request, body: dict[str, Any]) -> Response:
     _check_type(body)
     caller = hub.known_caller(request)
-    org, _, name = text_field(body, "name").rpartition("/")
-    org = org or body.get("organization") or repos.default_org(caller)
+    org, name = _named(body, caller)
     with hub.database.session() as session:
-        repos.remove(session, access.writable(session, org, name, caller, admin=True))
+        repos.remove(session, access.changing(session, org, name, caller, admin=True))
     return answer({"ok": True})
 
 
@@ -88,7 +103,7 @@ def _move(hub: Hub, request: Request, body: dict[str, Any]) -> Response:
     source_org, _, source = text_field(body, "fromRepo").partition("/")
     org, _, name = text_field(body, "toRepo").partition("/")
     with hub.database.session() as session:
-        repo = access.writable(session, source_org, source, caller, admin=True)
+        repo = access.changing(session, source_org, source, caller, admin=True)
         access.check_role(org, caller, admin=True)
         repos.move(session, repo, org, name)
     return answer({"url": f"{hub.base_url(request)}/{org}/{name}"})
@@ -97,7 +112,7 @@ def _move(hub: Hub, request: Request, body: dict[str, Any]) -> Response:
 def _settings(hub: Hub, request: Request, ns: str, name: str, body: dict[str, Any]) -> Response:
     caller = hub.known_caller(request)
     with hub.database.session() as session:
-        repo = access.writable(session, ns, name, caller, admin=True)
+        repo = access.changing(session, ns, name, caller, admin=True)
         repo.private = _wants_private(body, default=repo.private)
         if "gated" in body:
             repo.gated = _gated(body["gated"])

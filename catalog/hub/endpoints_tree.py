@@ -49,7 +49,7 @@ def _tree(hub: Hub, request: Request, ns: str, name: str) -> Response:
     most = hub.limits.page_expanded if expand else hub.limits.page_entries
     try:
         size = max(1, min(most, int(asked.get("limit") or most)))
-        first = max(0, int(asked.get("cursor") or 0))
+        first = min(max(0, int(asked.get("cursor") or 0)), hub.limits.repo_files_max * 2)
     except ValueError:
         raise BadRequest("'limit' and 'cursor' are whole numbers.") from None
     with hub.reading() as session:

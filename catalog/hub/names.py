@@ -1,8 +1,8 @@
 """What a repository, a revision and a file may be called.
 
 A path that one machine can store and another cannot is a trap for whoever downloads it, so the rules are
-those of the strictest: no traversal, no control characters, no backslash, Unicode in its composed form,
-and (see `trees.py`) no two names in a folder that differ only in letter case.
+those of the strictest: no traversal, no control characters, nothing that Windows keeps for itself, Unicode
+in its composed form, and (see `trees.py`) no two names in a folder that differ only in letter case.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from catalog.ground.errors import BadRequest
 _REPO_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REF_PART = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]{1,128}")
+_NOT_ON_WINDOWS = re.compile(
+    r'.*[\\<>:"|?*].*|(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3])(\..*)?', re.IGNORECASE
+)
 _FORBIDDEN_SEGMENTS = {"", ".", "..", ".git", ".cache"}
 
 
@@ -43,6 +46,8 @@ def _bad_path(path: str, why: str) -> BadRequest:
 
 def check_path(path: str) -> str:
     """Return the path when it can be stored; `BadRequest` says why not."""
+    if any(unicodedata.category(sign) in _UNPRINTABLE for sign in path):
+        raise _bad_path(path, "it contains an unprintable character")
     if unicodedata.normalize("NFC", path) != path:
         raise _bad_path(path, "it is not in composed Unicode form (NFC)")
     if len(path.encode()) > 1024:
@@ -54,8 +59,8 @@ def check_path(path: str) -> str:
             raise _bad_path(path, "a part of it is longer than 255 bytes")
         if segment != segment.strip(" ") or segment.endswith("."):
             raise _bad_path(path, "a part of it begins or ends with a space, or ends with a dot")
-        if "\\" in segment or any(unicodedata.category(sign) in _UNPRINTABLE for sign in segment):
-            raise _bad_path(path, "it contains a backslash or an unprintable character")
+        if _NOT_ON_WINDOWS.fullmatch(segment):
+            raise _bad_path(path, f"Windows has no file called {segment!r}")
     return path
 
 

@@ -24,8 +24,10 @@ def open_pull(
     draft: bool,
     now_us: int,
 ) -> tuple[Pull, Ref]:
-    """Open a pull request on top of `revision`, with its ref `refs/pr/<number>`."""
-    session.get_one(Repo, repo.id, with_for_update=True)  # numbers are given one at a time
+    """Open a pull request on top of `revision`, with its ref `refs/pr/<number>`.
+
+    The repository is locked (`access.changing`), so that numbers are given one at a time.
+    """
     base = refs.resolve(session, repo, revision)
     target = refs.find_ref(session, repo, revision)
     highest = session.scalar(select(func.max(col(Pull.number))).where(col(Pull.repo_id) == repo.id))

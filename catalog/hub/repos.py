@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col
 
 from catalog.artifacts import registry
@@ -31,6 +33,19 @@ def default_org(caller: Caller) -> str:
     )
 
 
+def _taken(full_name: str) -> Conflict:
+    words = f"There is a repository {full_name} already."
+    return Conflict(words, code="repo_exists", rule="hub.names")
+
+
+def _flush_name(session: Session, repo: Repo) -> None:
+    full_name = repo.full_name
+    try:
+        session.flush()
+    except IntegrityError:  # PostgreSQL: somebody took the name since we looked
+        raise _taken(full_name) from None
+
+
 def create(
     session: Session, org: str, name: str, caller: Caller, *, private: bool, now_us: int
 ) -> Repo:
@@ -38,11 +53,7 @@ def create(
     names.check_repo_part(org, "organisation")
     names.check_repo_part(name, "repository name")
     if access.find_repo(session, org, name) is not None:
-        raise Conflict(
-            f"You already created this model repo: {org}/{name}.",
-            code="repo_exists",
-            rule="hub.names",
-        )
+        raise _taken(f"{org}/{name}")
     row = {
         "id": new_id("repo"),
         "org": org,
@@ -55,7 +66,7 @@ def create(
     }
     repo = Repo.model_validate(row)
     session.add(repo)
-    session.flush()
+    _flush_name(session, repo)
     first = commits.append(
         session,
         repo,
@@ -92,9 +103,10 @@ def move(session: Session, repo: Repo, org: str, name: str) -> None:
     names.check_repo_part(name, "repository name")
     other = access.find_repo(session, org, name)
     if other is not None and other.id != repo.id:
-        raise Conflict(f"There is a repository {org}/{name} already.", code="repo_exists")
+        raise _taken(f"{org}/{name}")
     repo.org, repo.name, repo.name_key = org, name, name.lower()
     session.add(repo)
+    _flush_name(session, repo)
     session.execute(update(Holding).where(col(Holding.holder) == repo.id).values(account=org))
 
 
@@ -141,11 +153,16 @@ def find(session: Session, query: Query, caller: Caller | None) -> list[Repo]:
         if org:
             statement = statement.where(col(Repo.org) == org)
         statement = statement.where(
-            or_(col(Repo.name_key).like(_like(name), escape="\\"), col(Repo.org).like(_like(name)))
+            or_(
+                col(Repo.name_key).like(_like(name), escape="\\"),
+                func.lower(col(Repo.org)).like(_like(name), escape="\\"),
+            )
         )
     for tag in query.tags:
-        # Tags are words in the card's JSON; the answer is filtered exactly by the endpoint.
-        statement = statement.where(col(Repo.card).like(f"%{tag}%"))
+        # Tags are words in the card's JSON, some without their prefix (see `wire.tags_of`); the answer
+        # is filtered exactly by the endpoint.
+        word = json.dumps(tag.rpartition(":")[2], ensure_ascii=False)[1:-1]
+        statement = statement.where(func.lower(col(Repo.card)).like(_like(word), escape="\\"))
     order = _ORDERS.get(query.sort, _ORDERS["lastModified"])
     statement = statement.order_by(order, col(Repo.id)).offset(query.offset).limit(query.limit + 1)
     return list(session.scalars(statement))

@@ -92,7 +92,7 @@ class Takeover:
                 filled = self._fill(piece[: min(left, PIECE_BYTES)])
                 left -= filled
                 write(piece[:filled])
-        except (ClientDisconnect, OSError):
+        except ClientDisconnect:
             raise
         except Exception:
             self._drain(left)

@@ -151,8 +151,11 @@ class TreeEditor:
         """Remove a file or a whole folder (`kind`); `BadRequest` when there is none."""
         *parents, name = path.strip("/").split("/")
         folder: _Folder | None = self._root
+        above: list[tuple[_Folder, str]] = []
         for parent in parents:
-            folder = self._open(folder, parent) if folder is not None else None
+            if folder is not None:
+                above.append((folder, parent))
+                folder = self._open(folder, parent)
         if kind == "directory" and folder is not None:
             self._open(folder, name)
         held = folder.opened if folder is not None and kind == "directory" else None
@@ -166,6 +169,10 @@ class TreeEditor:
         below = folder.opened.pop(name, None)
         self.file_delta -= self._count(below) if below is not None else 1
         folder.entries.pop(name, None)
+        for outer, parent in reversed(above):  # a folder without files is none: its name is free
+            if not outer.opened[parent].names():
+                del outer.opened[parent]
+                outer.entries.pop(parent, None)
 
     def _count(self, folder: _Folder) -> int:
         total = 0

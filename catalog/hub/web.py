@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,13 @@ from starlette.responses import Response
 from catalog.artifacts.store import ArtifactStore
 from catalog.ground.clock import Clock
 from catalog.ground.database import Database
-from catalog.ground.errors import BadRequest, PayloadTooLarge, TokenMartError, Unauthenticated
+from catalog.ground.errors import (
+    BadRequest,
+    PayloadTooLarge,
+    TokenMartError,
+    Unauthenticated,
+    Unavailable,
+)
 from catalog.hub import answers
 from catalog.hub.access import Gate
 from catalog.hub.commits import Workbench
@@ -141,6 +148,14 @@ def text_field(body: dict[str, Any], name: str, default: str | None = None) -> s
     raise BadRequest(f"{name!r} must be a text.", param=name, rule="hub.body")
 
 
+def objects_field(body: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return a list of objects of the body, empty when it is missing; `BadRequest` for anything else."""
+    value = body.get(name) or []
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return value
+    raise BadRequest(f"{name!r} must be a list of objects.", param=name, rule="hub.body")
+
+
 def flag(value: object) -> bool:
     """Return a boolean as any client version spells it: true, `True`, `true`, `1`."""
     return value is True or str(value).lower() in ("true", "1")
@@ -174,6 +189,17 @@ def new_router(hub: Hub) -> APIRouter:
                     return await handle(request)
                 except TokenMartError as error:
                     return answers.render(error)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
+                    return answers.render(
+                        Unavailable(
+                            "There is no room left on the disk here; what came of this was removed.",
+                            code="storage_full",
+                            rule="hub.storage",
+                            remedy="Tell the operator, and upload again.",
+                        )
+                    )
                 except ClientDisconnect:
                     return Response(status_code=400)  # nobody is there to read it
                 except RequestValidationError as error:

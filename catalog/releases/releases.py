@@ -107,9 +107,12 @@ def _write(
     created_by: str,
     at_us: int,
 ) -> Release:
-    join_writers(session)
     repo, oid = seen.repo, seen.commit.oid
-    session.get_one(Commit, (repo.id, oid))  # it may have gone since we looked
+    # One cut at a time; and both may have gone since we looked.
+    found = session.get(Repo, repo.id, with_for_update=True)
+    join_writers(session)
+    if found is None or session.get(Commit, (repo.id, oid)) is None:
+        raise refs.revision_not_found(oid)
     same = (col(Release.repo_id) == repo.id, col(Release.commit_oid) == oid)
     existing = session.scalars(select(Release).where(*same)).first()
     if existing is not None:
