@@ -10,6 +10,7 @@ import typer
 from sqlmodel import Session
 
 from catalog.ground.clock import now_us
+from catalog.ground.errors import BadRequest
 from catalog.ground.ids import new_id
 from catalog.ground.units import format_yuan, parse_yuan
 from marketplace.cli.options import ByOption, day_end_us, day_of, evidence_of
@@ -55,7 +56,7 @@ def apply(
     form: FormatOption = Format.TABLE,
 ) -> None:
     """Apply for a voucher. What the programme refuses is refused now, by rule and clause."""
-    facts = {key: json.loads(text) for key, _, text in (f.partition("=") for f in fact or [])}
+    facts = dict(map(_fact, fact or []))
     papers = []
     for kind, _, name in (item.partition("=") for item in evidence or []):
         sha256, told = evidence_of(Path(name))
@@ -217,6 +218,19 @@ def revoke(code: Annotated[str, typer.Argument(help="the code's id")]) -> None:
 def _returned(session: Session, leg: RefundLeg) -> str:
     unit = session.get_one(Grant, leg.grant_id).unit if leg.grant_id else CNY
     return format_yuan(leg.amount_u - leg.due_u) if unit == CNY else f"{leg.amount_u:,} {unit}"
+
+
+def _fact(text: str) -> tuple[str, Any]:
+    key, _, value = text.partition("=")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        raise BadRequest(
+            f"{value!r} is not JSON.",
+            rule="application.facts",
+            param=key,
+            remedy="""Write text and dates in quotes: 'contract.signed_on="2026-01-31"'.""",
+        ) from None
 
 
 def _application(session: Session, row: Application) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from sqlmodel import Session, col, select
@@ -15,6 +16,7 @@ from marketplace.members.markers import FACTS, KEYS
 from marketplace.members.tables import ApiKey, Organisation, OrganisationStatus
 
 ACTIVE, SUSPENDED = "active", "suspended"
+_SLUG = re.compile(r"(?=.{1,64}$)[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def organisation(session: Session, slug: str) -> Organisation:
@@ -28,7 +30,14 @@ def organisation(session: Session, slug: str) -> Organisation:
 def create_organisation(
     session: Session, slug: str, name: str, at_us: int, uscc: str | None = None
 ) -> Organisation:
-    """Add an organisation. A slug or a 统一社会信用代码 that is taken is refused, and so is a bad code."""
+    """Add an organisation. A slug or a 统一社会信用代码 that is taken is refused, and so is a bad one."""
+    if not _SLUG.fullmatch(slug):
+        raise BadRequest(
+            f"{slug!r} is no short name.",
+            rule="organisation.slug",
+            param="slug",
+            remedy="Up to 64 small letters and digits, with single dashes between them.",
+        )
     if session.exec(select(Organisation.id).where(Organisation.slug == slug)).first():
         raise BadRequest(f"The name {slug!r} is taken.", rule="organisation.slug_unique")
     code = None if uscc is None else _free_code(session, uscc)

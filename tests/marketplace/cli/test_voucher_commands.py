@@ -12,7 +12,7 @@ from support.voucher_story import Story, rules
 from typer.testing import CliRunner
 
 from catalog.ground.database import Database
-from catalog.ground.errors import Forbidden
+from catalog.ground.errors import BadRequest, Forbidden
 from marketplace.ledger.chart import wallet
 
 Run = Callable[..., list[dict[str, Any]]]
@@ -94,3 +94,8 @@ def test_an_adjustment_takes_two_persons(run: Run, database: Database) -> None:
     assert story.balance(wallet(two)) == 1_500_001
     assert [row["state"] for row in run(*words, "list")] == ["booked"]
     story.check()
+
+
+def test_what_is_no_fact_is_told(run: Run) -> None:
+    with pytest.raises(BadRequest, match="is not JSON"):
+        run("voucher", "apply", "opc", "tst-token", "5", "--fact", "contract.paid=yes")

@@ -95,6 +95,13 @@ def test_a_role_that_may_no_longer_call_takes_its_keys_along(database: Database)
         assert role_of(session, acme, "wang") == "auditor"
 
 
+@pytest.mark.parametrize("slug", ["", "a/b", "Acme", "a b", "a--b", "-a", "a" * 65, "acme\n", "甲"])
+def test_a_short_name_goes_into_addresses(database: Database, slug: str) -> None:
+    with pytest.raises(BadRequest) as caught, database.session() as session:
+        create_organisation(session, slug, "Acme", NOW)
+    assert caught.value.rule == "organisation.slug"
+
+
 def test_the_last_owner_stays(database: Database) -> None:
     acme = _org(database)
     with pytest.raises(Conflict, match="last owner"), database.session() as session:
