@@ -197,7 +197,19 @@ class Engine:
         temperature = own.get("temperature", 1.0) if ask.temperature is None else ask.temperature
         top_p = own.get("top_p", 1.0) if ask.top_p is None else ask.top_p
         top_k = int(own.get("top_k", 0)) if ask.top_k is None else ask.top_k
-        return Sampling(temperature, top_p or 1.0, max(0, top_k), ask.seed)
+        bias = ask.logit_bias or {}
+        self._check_ids(list(bias), "logit_bias")
+        return Sampling(
+            temperature,
+            top_p or 1.0,
+            max(0, top_k),
+            ask.seed,
+            min_p=ask.min_p or 0.0,
+            presence=ask.presence_penalty or 0.0,
+            frequency=ask.frequency_penalty or 0.0,
+            repetition=ask.repetition_penalty or 1.0,
+            bias=bias,
+        )
 
     def _limits(self, ask: ChatAsk | TextAsk, prompt: list[int]) -> Limits:
         eos = () if ask.ignore_eos else self.model.manifest.eos_token_ids

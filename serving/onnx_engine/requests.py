@@ -1,8 +1,9 @@
 """What may be asked: the bodies of the endpoints, checked field by field.
 
 Unknown fields are ignored, as OpenAI's and vLLM's servers do; a known field of a wrong type or out of
-range is refused by name. `ignore_eos`, `min_tokens`, `top_k`, `stop_token_ids` and
-`stream_options.continuous_usage_stats` are vLLM's extensions, with vLLM's meaning.
+range is refused by name, and so is what this engine cannot do. `ignore_eos`, `min_tokens`, `min_p`, `top_k`,
+`repetition_penalty`, `stop_token_ids` and `stream_options.continuous_usage_stats` are vLLM's extensions, with
+vLLM's meaning.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ STOP_CHARACTERS_MAX = 256
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Alternatives = Annotated[int, Meta(ge=0, le=20)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
 class StreamOptions(Struct):
@@ -43,6 +45,11 @@ class Ask(Struct, kw_only=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     seed: int | None = None
     n: Count | None = None
     response_format: dict[str, Any] | None = None
@@ -62,6 +69,7 @@ class Ask(Struct, kw_only=True):
 class ChatAsk(Ask, kw_only=True):
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
 
@@ -73,6 +81,8 @@ class ChatAsk(Ask, kw_only=True):
 
 class TextAsk(Ask, kw_only=True):
     prompt: str | list[Any]
+    suffix: str | None = None
+    echo: bool | None = None
     logprobs: Alternatives | None = None
 
     @property
@@ -115,12 +125,22 @@ def _check(ask: Ask) -> None:
     if ask.min_tokens and ask.token_limit and ask.min_tokens > ask.token_limit:
         raise refuse("min_tokens", "must not be more than max_tokens.")
     if ask.response_format and ask.response_format.get("type", "text") != "text":
-        raise BadRequest(
-            "response_format: this engine gives text only.",
-            code="unsupported_parameter",
-            param="response_format",
-            remedy="Leave the field out, or ask for a model that another engine serves.",
-        )
+        raise _cannot("response_format", "gives text only")
+    if isinstance(ask, ChatAsk) and ask.tool_choice not in (None, "auto", "none"):
+        raise _cannot("tool_choice", "can make no model call a tool")
+    if isinstance(ask, TextAsk) and ask.echo:
+        raise _cannot("echo", "answers with new text only")
+    if isinstance(ask, TextAsk) and ask.suffix:
+        raise _cannot("suffix", "only goes on from a prompt")
+
+
+def _cannot(field: str, what: str) -> BadRequest:
+    return BadRequest(
+        f"{field}: this engine {what}.",
+        code="unsupported_parameter",
+        param=field,
+        remedy="Leave the field out, or ask for a model that another engine serves.",
+    )
 
 
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

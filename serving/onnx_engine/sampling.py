@@ -1,13 +1,14 @@
-"""From a row of logits to a token: temperature, top_k, top_p, seed, and log-probabilities.
+"""From a row of logits to a token: bias, penalties, temperature, min_p, top_k, top_p, seed; and logprobs.
 
 Each sequence draws one uniform number a token from a counter-based generator of its own, so a seed
-gives the same text whatever else is in the batch. Order as in vLLM: temperature, top_k, top_p.
+gives the same text whatever else is in the batch. Meaning and order are vLLM's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,27 @@ _SEED_MASK = 2**64 - 1
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """`temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep every token; no `seed`: by chance."""
+    """`temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 keep every token; no `seed`: by chance.
+
+    `presence` and `frequency` are taken from the logits of tokens written, the second each time; logits of
+    tokens read or written are divided by `repetition` (multiplied when negative); `bias` is added.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    min_p: float = 0.0
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    bias: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def shifts(self) -> bool:
+        """Whether logits change before a token is chosen."""
+        penalties = self.presence or self.frequency or self.repetition != 1
+        return bool(penalties or self.bias)
 
     @property
     def greedy(self) -> bool:
@@ -34,8 +50,10 @@ class Sampling:
 class Sampler:
     """Chooses the tokens of one sequence; `draw` tells the n choices of a prompt apart."""
 
-    def __init__(self, sampling: Sampling, draw: int) -> None:
+    def __init__(self, sampling: Sampling, draw: int, prompt: Sequence[int] = ()) -> None:
         self._sampling = sampling
+        self._read = frozenset(prompt) if sampling.repetition != 1 else frozenset[int]()
+        self._written: Counter[int] = Counter()
         seed = sampling.seed
         entropy = None if seed is None else [seed & _SEED_MASK, draw]
         self._random = (
@@ -46,6 +64,25 @@ class Sampler:
 
     def choose(self, logits: Logits) -> int:
         """Return a token id for logits [vocab]; the smallest id wins a draw of equals."""
+        if not self._sampling.shifts:
+            return self._draw(logits)
+        token = self._draw(self._shifted(logits))
+        self._written[token] += 1
+        return token
+
+    def _shifted(self, logits: Logits) -> Logits:
+        sampling, shifted = self._sampling, logits.copy()
+        if sampling.repetition != 1:
+            seen = list(self._read | self._written.keys())
+            found = shifted[seen]
+            weaker, stronger = found / sampling.repetition, found * sampling.repetition
+            shifted[seen] = np.where(found > 0, weaker, stronger)
+        times = np.fromiter(self._written.values(), np.float32)
+        shifted[list(self._written)] -= sampling.presence + sampling.frequency * times
+        shifted[list(sampling.bias)] += np.fromiter(sampling.bias.values(), np.float32)
+        return shifted
+
+    def _draw(self, logits: Logits) -> int:
         if self._random is None:
             return int(logits.argmax())
         candidates, weights = self._candidates(logits)
@@ -59,6 +96,8 @@ class Sampler:
     ) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.float64]]:
         scaled = logits.astype(np.float64) / self._sampling.temperature
         weights = np.exp(scaled - scaled.max())
+        if self._sampling.min_p:
+            weights[weights < self._sampling.min_p] = 0
         top_k, top_p = self._sampling.top_k, self._sampling.top_p
         if not 0 < top_k < len(weights) and top_p >= 1:
             return None, weights
@@ -91,7 +130,7 @@ class TokenLogprob:
 
 
 def logprobs(logits: Logits, token: int, top: int) -> TokenLogprob:
-    """Return the log-probabilities of the model itself: before temperature, top_k and top_p."""
+    """Return the log-probabilities of the model itself: before penalties and temperature."""
     wide = logits.astype(np.float64)
     peak = wide.max()
     wide -= peak + np.log(np.exp(wide - peak).sum())

@@ -75,7 +75,7 @@ class Sequence:
     _stops: StopMatcher = field(init=False)
 
     def __post_init__(self) -> None:
-        self._sampler = Sampler(self.sampling, self.draw)
+        self._sampler = Sampler(self.sampling, self.draw, self.prompt)
         self._text = Detokenizer(self.tokenizer)
         self._stops = StopMatcher(self.limits.stop)
 
@@ -83,7 +83,8 @@ class Sequence:
     def takes_argmax(self) -> bool:
         """Whether the next token is the plain argmax, so that a batch can find it in one go."""
         must_go_on = self.completion_tokens < self.limits.min_tokens
-        return self.sampling.greedy and not must_go_on and self.limits.logprobs is None
+        plain = self.sampling.greedy and not self.sampling.shifts
+        return plain and not must_go_on and self.limits.logprobs is None
 
     def take(self, logits: Logits) -> Piece:
         """Choose the next token from logits [vocab] and add it."""

@@ -10,7 +10,7 @@ import msgspec
 
 from catalog.ground.errors import BadRequest
 
-_PLACE = re.compile(r" - at `\$\.?(?P<field>[^`]*)`$")
+_PLACE = re.compile(r" - at `(?:key` in `)?\$\.?(?P<field>[^`]*)`$")
 _MISSING = re.compile(r"required field `(?P<field>[^`]*)`")
 
 

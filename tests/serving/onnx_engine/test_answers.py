@@ -198,6 +198,23 @@ def test_text_completions_take_text_and_ids(
     assert streamed == of_text.choices[0].text
 
 
+def test_biases_and_penalties_change_a_greedy_answer(engine: Any, titles: list[str]) -> None:
+    plain = _whole(engine, titles[0], max_tokens=200, extra_body=LONG).choices[0].message.content
+    for changes in (
+        {"presence_penalty": 2},
+        {"frequency_penalty": 2},
+        {"extra_body": LONG | {"repetition_penalty": 2}},
+    ):
+        changed = _whole(engine, titles[0], max_tokens=200, **{"extra_body": LONG} | changes)
+        assert changed.choices[0].message.content != plain
+    neutral = {"presence_penalty": 0, "frequency_penalty": 0, "logit_bias": {}}
+    more = LONG | {"repetition_penalty": 1, "min_p": 0}
+    same = _whole(engine, titles[0], max_tokens=200, extra_body=more, **neutral)
+    assert same.choices[0].message.content == plain
+    only = _whole(engine, titles[0], max_tokens=4, logit_bias={"5": 100})
+    assert only.choices[0].message.content == 4 * only.choices[0].message.content[:1] != ""
+
+
 def test_unknown_fields_are_ignored(engine: Any, titles: list[str]) -> None:
     plain = _whole(engine, titles[0], max_tokens=20)
     odd = _whole(

@@ -7,6 +7,7 @@ import json
 import signal
 import threading
 import time
+import urllib.request
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def test_sigterm_lets_a_stream_finish_and_takes_nothing_new(start: Any) -> None:
     ) as stream:
         chunks = [next(stream)]
         engine.process.send_signal(signal.SIGTERM)
+        _until(lambda: _draining(engine))
         statuses: list[int] = []
         newcomer = threading.Thread(target=_knock, args=(engine, statuses))
         newcomer.start()
@@ -98,6 +100,14 @@ def test_sigterm_lets_a_stream_finish_and_takes_nothing_new(start: Any) -> None:
     assert chunks[-1].usage.completion_tokens == tokens
     assert engine.process.wait(timeout=10) == 0
     assert set(statuses) <= {503}
+
+
+def _draining(engine: Any) -> bool:
+    try:
+        urllib.request.urlopen(f"{engine.url}/healthz").close()
+    except OSError:  # 503, or gone already
+        return True
+    return False
 
 
 def _knock(engine: Any, statuses: list[int]) -> None:

@@ -72,6 +72,14 @@ def test_malformed_json(engine: Any, body: bytes) -> None:
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"stop_token_ids": [10**9]}, "stop_token_ids"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
+        ({"frequency_penalty": 3}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"logit_bias": {"1": 101}}, "logit_bias[...]"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias"),
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
     ],
 )
@@ -83,6 +91,12 @@ def test_a_wrong_field_is_named(engine: Any, fields: dict[str, Any], param: str)
 @pytest.mark.parametrize("prompt", [[], [-1], [10**9], [True], [["a"]], ["a", 1], 7, {}])
 def test_a_wrong_prompt_is_refused(engine: Any, prompt: Any) -> None:
     assert _refused(engine, TEXT, 400, prompt=prompt)["param"] == "prompt"
+
+
+@pytest.mark.parametrize("fields", [{"echo": True}, {"suffix": "x"}])
+def test_what_a_text_completion_cannot_do_is_refused(engine: Any, fields: dict[str, Any]) -> None:
+    error = _refused(engine, TEXT, 400, **fields)
+    assert (error["code"], error["param"]) == ("unsupported_parameter", *fields)
 
 
 def test_a_body_without_its_model_is_refused(engine: Any) -> None:

@@ -38,10 +38,41 @@ def test_shares_follow_the_probabilities() -> None:
         (Sampling(top_p=0.79, seed=1), {0, 1}),
         (Sampling(top_p=0.81, seed=1), {0, 1, 2}),
         (Sampling(top_p=1e-9, seed=1), {0}),
+        (Sampling(min_p=0.25, seed=1), {0, 1, 2}),
+        (Sampling(min_p=0.25, top_k=2, seed=1), {0, 1}),
+        (Sampling(min_p=1, seed=1), {0}),
+        (Sampling(bias={0: -100, 3: -100}, seed=1), {1, 2}),
+        (Sampling(bias={3: 100}, seed=1), {3}),
     ],
 )
 def test_only_the_most_likely_are_drawn(sampling: Sampling, allowed: set[int]) -> None:
     assert set(_drawn(sampling)) == allowed
+
+
+def _written(prompt: list[int], times: int, **penalties: float) -> list[int]:
+    sampler = Sampler(Sampling(temperature=0, **penalties), 0, prompt)  # type: ignore[arg-type]
+    return [sampler.choose(LOGITS) for _ in range(times)]
+
+
+def test_penalties_are_for_what_has_been_written() -> None:
+    # ln 0.5 and ln 0.3 are 0.51 apart, ln 0.5 and ln 0.15 1.2, ln 0.5 and ln 0.05 2.3.
+    assert _written([0], 4, presence=0.6) == [0, 1, 0, 0], "once each, however often"
+    assert _written([0], 4, presence=2) == [0, 1, 2, 0]
+    assert _written([0], 5, frequency=0.6) == [0, 1, 0, 1, 0], "each time again"
+    assert _written([0], 3, presence=-2) == [0, 0, 0]
+
+
+def test_repetition_counts_the_prompt_too_and_works_on_either_sign() -> None:
+    assert _written([], 2, repetition=3) == [0, 1], "a negative logit is multiplied"
+    assert _written([0], 2, repetition=3) == [1, 2]
+    sampler = Sampler(Sampling(temperature=0, repetition=3), 0, [0])
+    assert sampler.choose(LOGITS + 7) == 1, "a positive one is divided"
+
+
+def test_logits_are_left_as_they_are() -> None:
+    before = LOGITS.copy()
+    Sampler(Sampling(presence=1, repetition=2, min_p=0.5, bias={1: 5}), 0, [1]).choose(LOGITS)
+    assert (before == LOGITS).all()
 
 
 @given(seed=st.integers(-(2**70), 2**70))
