@@ -32,8 +32,9 @@ from catalog.hub.router import build_hub, hub_router
 from catalog.hub.tables import Repo
 from catalog.hub.web import Hub
 from catalog.listings.endpoints import listings_router
-from catalog.listings.offer import is_on_offer
+from catalog.listings.offer import offered_content
 from catalog.listings.prices import PriceOf, Prices
+from catalog.listings.states import Tier
 from catalog.listings.tables import Listing
 from catalog.releases.endpoints import routes as releases_router
 from marketplace.description import describe
@@ -147,11 +148,14 @@ def _hub(settings: Settings) -> Hub:
 
 
 def _only_what_is_listed(session: Session, repo: Repo, caller: Caller | None) -> str | None:
-    """Open a repository's files to strangers when its listing is on offer, and not before."""
+    """Open a repository to those to whom its listing is on offer, and not before."""
     slug = f"{repo.org}/{repo.name}".lower()
     listing = session.exec(select(Listing).where(Listing.slug == slug)).first()
-    if listing is None or not is_on_offer(listing, now_us()):
+    content = None if listing is None else offered_content(session, listing, now_us())
+    if content is None:
         return "This model has not passed review; only its publisher may read its files."
+    if content.tier != Tier.PUBLIC and caller is None:
+        return "This model is for the members of the park: send a key."
     return open_gate(session, repo, caller)
 
 

@@ -6,7 +6,7 @@
     public, gated     name only     read                write   administer      administer
 
 A stranger never learns that a private repository exists: the answer is the one for a name that is free.
-Whether a public repository's files are open to strangers is the gate's decision: with a marketplace above,
+Whether what is in a public repository is open to strangers is the gate's decision: with a marketplace above,
 only what has passed review and is listed.
 """
 
@@ -22,7 +22,7 @@ from catalog.hub.identity import ADMINS, WRITERS, Caller
 from catalog.hub.tables import Repo
 
 Gate = Callable[[Session, Repo, Caller | None], str | None]
-"""Returns None when strangers may read a public repository's files, else the sentence that says why not."""
+"""Returns None when strangers may look into a public repository, else the sentence that says why not."""
 
 
 def open_gate(_session: Session, repo: Repo, _caller: Caller | None) -> str | None:
@@ -54,7 +54,7 @@ def is_member(org: str, caller: Caller | None) -> bool:
 
 
 def visible(session: Session, org: str, name: str, caller: Caller | None) -> Repo:
-    """Return a repository whose name and description the caller may see; `NotFound` otherwise."""
+    """Return a repository whose name the caller may see; `NotFound` otherwise."""
     repo = find_repo(session, org, name)
     if repo is None or not may_see(repo, caller):
         raise repo_not_found(f"{org}/{name}")
@@ -65,12 +65,18 @@ def visible(session: Session, org: str, name: str, caller: Caller | None) -> Rep
     return repo
 
 
+def refused(session: Session, repo: Repo, caller: Caller | None, gate: Gate) -> str | None:
+    """Return why the caller may not look into a repository that he may see, None when he may."""
+    return None if is_member(repo.org, caller) else gate(session, repo, caller)
+
+
 def readable(session: Session, org: str, name: str, caller: Caller | None, gate: Gate) -> Repo:
-    """Return a repository whose files the caller may read; `Forbidden` when the gate is closed."""
+    """Return a repository into which the caller may look; `Forbidden` when the gate is closed.
+
+    What is inside (files and their names, the card, history, refs, pull requests) is open or closed together.
+    """
     repo = visible(session, org, name, caller)
-    if is_member(repo.org, caller):
-        return repo
-    refusal = gate(session, repo, caller)
+    refusal = refused(session, repo, caller, gate)
     if refusal is not None:
         raise Forbidden(refusal, code="gated_repo", rule="hub.gate")
     return repo

@@ -25,7 +25,7 @@ from catalog.hub.web import (
 def _refs(hub: Hub, request: Request, ns: str, name: str) -> Response:
     caller = hub.caller(request)
     with hub.reading() as session:
-        repo = access.visible(session, ns, name, caller)
+        repo = access.readable(session, ns, name, caller, hub.gate)
         found = refs.list_refs(session, repo)
     groups: dict[str, list[dict[str, Any]]] = {"heads": [], "tags": [], "pr": []}
     for ref in found:
@@ -93,7 +93,7 @@ def _open_pull(hub: Hub, request: Request, ns: str, name: str, body: dict[str, A
 def _list_pulls(hub: Hub, request: Request, ns: str, name: str) -> Response:
     caller = hub.caller(request)
     with hub.reading() as session:
-        repo = access.visible(session, ns, name, caller)
+        repo = access.readable(session, ns, name, caller, hub.gate)
         found = [wire.pull_item(repo, pull) for pull in pulls.listed(session, repo)]
     return answer(
         {"discussions": found, "count": len(found), "start": 0, "numClosedDiscussions": 0}
@@ -178,7 +178,7 @@ def _add_pulls(router: APIRouter, hub: Hub) -> None:
     def details(ns: str, name: str, number: int, request: Request) -> Response:
         caller = hub.caller(request)
         with hub.reading() as session:
-            repo = access.visible(session, ns, name, caller)
+            repo = access.readable(session, ns, name, caller, hub.gate)
             return answer(_details(repo, pulls.get(session, repo, number)))
 
     @router.post("/api/models/{ns}/{name}/discussions/{number}/merge")

@@ -144,9 +144,11 @@ def _list(hub: Hub, request: Request) -> Response:
         found = repos.find(session, query, caller)
         items = [
             _list_item(session, repo, request)
+            if access.refused(session, repo, caller, hub.gate) is None
+            else wire.repo_item(repo, inside=False)
             for repo in found[: query.limit]
-            if set(query.tags) <= set(wire.tags_of(repo))
         ]
+    items = [item for item in items if set(query.tags) <= set(item["tags"])]
     more = len(found) > query.limit
     link = page_link(hub, request, cursor=query.offset + query.limit) if more else None
     return answer(items, headers=link)
@@ -166,7 +168,7 @@ def _list_item(session: Session, repo: Repo, request: Request) -> dict[str, Any]
 def _info(hub: Hub, request: Request, ns: str, name: str, revision: str) -> Response:
     caller: Caller | None = hub.caller(request)
     with hub.reading() as session:
-        repo = access.visible(session, ns, name, caller)
+        repo = access.readable(session, ns, name, caller, hub.gate)
         commit = refs.resolve(session, repo, revision)
         files = trees.files(session, repo.id, commit.tree_oid)
     blobs = flag(request.query_params.get("blobs"))

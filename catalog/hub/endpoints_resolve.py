@@ -110,4 +110,13 @@ def routes(hub: Hub) -> APIRouter:
         found = await run_in_threadpool(_find, hub, request, ns, name)
         return await run_in_threadpool(_answer, hub, request, found)
 
+    # Names without an organisation are the other hub's: say what is wrong where the clients look for it.
+    @router.get("/api/models/{name}", include_in_schema=False)
+    @router.get("/api/models/{name}/revision/{rest:path}", include_in_schema=False)
+    @router.get("/api/models/{name}/tree/{rest:path}", include_in_schema=False)
+    @router.get("/{name}/resolve/{rest:path}", include_in_schema=False)
+    @router.head("/{name}/resolve/{rest:path}", include_in_schema=False)
+    def nameless(name: str) -> Response:
+        raise access.repo_not_found(name)
+
     return router

@@ -53,7 +53,7 @@ def _tree(hub: Hub, request: Request, ns: str, name: str) -> Response:
     except ValueError:
         raise BadRequest("'limit' and 'cursor' are whole numbers.") from None
     with hub.reading() as session:
-        repo = access.visible(session, ns, name, caller)
+        repo = access.readable(session, ns, name, caller, hub.gate)
         commit = refs.resolve(session, repo, revision)
         found = _below(session, repo, commit, path, flag(asked.get("recursive")))
         items = list(islice(found, first, first + size + 1))
@@ -73,7 +73,7 @@ def _paths_info(hub: Hub, request: Request, ns: str, name: str, body: bytes) -> 
         raise BadRequest(f"Ask for at most {_PATHS_MAX} paths at once.", rule="hub.body") from None
     expand = flag(asked.get("expand", [""])[0])
     with hub.reading() as session:
-        repo = access.visible(session, ns, name, caller)
+        repo = access.readable(session, ns, name, caller, hub.gate)
         commit = refs.resolve(session, repo, revision)
         found = {
             path: trees.lookup(session, repo.id, commit.tree_oid, path.strip("/"))
@@ -91,7 +91,7 @@ def _commits(hub: Hub, request: Request, ns: str, name: str) -> Response:
     revision, _ = revision_and_path(request, 5)
     cursor = request.query_params.get("cursor")
     with hub.reading() as session:
-        repo = access.visible(session, ns, name, caller)
+        repo = access.readable(session, ns, name, caller, hub.gate)
         start = refs.resolve(session, repo, cursor or revision)
         found = list(islice(history.ancestors(session, start), _COMMITS_A_PAGE + 1))
     link = page_link(hub, request, cursor=found[-1].oid) if len(found) > _COMMITS_A_PAGE else None

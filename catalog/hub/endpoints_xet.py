@@ -38,7 +38,7 @@ def _token(hub: Hub, request: Request, ns: str, name: str) -> Response:
             session, repo.org, extra_bytes=0, quota_bytes=hub.limits.org_quota_bytes
         )
         upload = xet_sessions.open_session(session, repo, caller.name, now_us=now)
-        xet_sessions.sweep(session, hub.store, now_us=now)
+    xet_sessions.sweep(hub.database, hub.store, now_us=now)
     claims = {"repo": repo.id, "org": repo.org, "caller": caller.name}
     life = hub.limits.xet_token_life_us
     token = hub.signer.sign(_PURPOSE, claims, life_us=life)

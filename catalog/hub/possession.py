@@ -13,15 +13,15 @@ from sqlmodel import Session, col
 
 from catalog.artifacts import registry
 from catalog.artifacts.tables import Artifact, Holding
-from catalog.hub.access import Gate, is_member
+from catalog.hub.access import Gate, is_member, may_see, refused
 from catalog.hub.identity import Caller
 from catalog.hub.tables import Repo
 
 
 def _may_read(session: Session, repo: Repo, caller: Caller | None, gate: Gate) -> bool:
-    if is_member(repo.org, caller):
-        return True
-    return not repo.private and not repo.disabled and gate(session, repo, caller) is None
+    if not may_see(repo, caller) or (repo.disabled and not is_member(repo.org, caller)):
+        return False
+    return refused(session, repo, caller, gate) is None
 
 
 def usable(

@@ -103,6 +103,5 @@ def sweep(
     for repo_id in repo_ids:
         with database.session() as session:
             prune_repo(session, repo_id, keep_after_us=clock() - commit_grace_us)
-    with database.session() as session:
-        xet_sessions.sweep(session, store, now_us=clock())
+    xet_sessions.sweep(database, store, now_us=clock())
     return collect(database, store, grace_us=grace_us, spool_grace_us=spool_grace_us, clock=clock)

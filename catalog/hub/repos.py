@@ -159,7 +159,7 @@ def find(session: Session, query: Query, caller: Caller | None) -> list[Repo]:
             )
         )
     for tag in query.tags:
-        # Tags are words in the card's JSON, some without their prefix (see `wire.tags_of`); the answer
+        # Tags are words in the card's JSON, some without their prefix (see `wire.repo_item`); the answer
         # is filtered exactly by the endpoint.
         word = json.dumps(tag.rpartition(":")[2], ensure_ascii=False)[1:-1]
         statement = statement.where(func.lower(col(Repo.card)).like(_like(word), escape="\\"))

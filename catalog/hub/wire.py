@@ -49,9 +49,7 @@ def sibling(path: str, entry: Entry, *, blobs: bool) -> dict[str, Any]:
     return document
 
 
-def tags_of(repo: Repo) -> list[str]:
-    """Return the tags that lists filter by, made from the card as the Hub makes them."""
-    card = json.loads(repo.card)
+def _tags_of(card: dict[str, Any]) -> list[str]:
     tags = cards.texts(card.get("tags"))
     for key in ("pipeline_tag", "library_name"):
         tags += cards.texts(card.get(key))
@@ -61,9 +59,12 @@ def tags_of(repo: Repo) -> list[str]:
     return list(dict.fromkeys(tags))
 
 
-def repo_item(repo: Repo) -> dict[str, Any]:
-    """Return what a list of models says of one."""
-    card = json.loads(repo.card)
+def repo_item(repo: Repo, *, inside: bool = True) -> dict[str, Any]:
+    """Return what a list of models says of one; without `inside` no word of its card.
+
+    The tags, by which lists are filtered, are made from the card as the Hub makes them.
+    """
+    card = json.loads(repo.card) if inside else {}
     pipeline, library = card.get("pipeline_tag"), card.get("library_name")
     return {
         "_id": repo.id,
@@ -75,7 +76,7 @@ def repo_item(repo: Repo) -> dict[str, Any]:
         "disabled": repo.disabled,
         "downloads": repo.downloads,
         "likes": 0,
-        "tags": tags_of(repo),
+        "tags": _tags_of(card),
         "createdAt": to_iso(repo.created_at_us),
         "lastModified": to_iso(repo.updated_at_us),
         **({"pipeline_tag": pipeline} if isinstance(pipeline, str) else {}),

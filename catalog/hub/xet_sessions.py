@@ -21,6 +21,7 @@ from sqlmodel import Session, col
 
 from catalog.artifacts.store import ArtifactStore
 from catalog.ground.clock import DAY_US, HOUR_US
+from catalog.ground.database import Database
 from catalog.ground.errors import Forbidden
 from catalog.ground.ids import new_id
 from catalog.hub.tables import Repo, XetSession
@@ -75,14 +76,21 @@ def received(session: Session, session_id: str, more_bytes: int, *, now_us: int)
     session.execute(update(XetSession).where(col(XetSession.id) == session_id).values(values))
 
 
-def sweep(session: Session, store: ArtifactStore, *, now_us: int) -> int:
+def sweep(database: Database, store: ArtifactStore, *, now_us: int) -> int:
     """Remove sessions that are over or were given up, with their xorbs; return how many."""
+    with database.session() as session:
+        gone = _forget(session, now_us)
+    for session_id in gone:  # gigabytes perhaps: nobody who writes waits for it
+        shutil.rmtree(folder(store, session_id), ignore_errors=True)
+    return len(gone)
+
+
+def _forget(session: Session, now_us: int) -> list[str]:
     over = col(XetSession.closed_at_us).is_not(None) & (
         col(XetSession.touched_at_us) < now_us - CLOSED_KEEP_US
     )
     silent = col(XetSession.touched_at_us) < now_us - OPEN_KEEP_US
     gone = list(session.scalars(select(XetSession).where(over | silent)))
     for row in gone:
-        shutil.rmtree(folder(store, row.id), ignore_errors=True)
         session.delete(row)
-    return len(gone)
+    return [row.id for row in gone]

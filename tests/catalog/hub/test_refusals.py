@@ -346,6 +346,49 @@ def test_every_door_for_every_visitor(hub: Any, key: str | None) -> None:
         assert unseen.status == free.status == 404
 
 
+@pytest.mark.parametrize("key", [None, "hf_other", "hf_auditor"])
+def test_behind_a_closed_gate_a_stranger_sees_the_name_and_nothing_else(
+    hub: Any, key: str | None
+) -> None:
+    card = b"---\ntags: [unread]\nlicense: mit\n---\nWords that nobody has reviewed."
+    assert hub.commit("acme/m", small("README.md", card)).status == 200
+    opened = hub.ask("POST", "/api/models/acme/m/discussions", {"title": "secret"})
+    assert opened.status == 200
+    hub.ask("PUT", "/api/models/acme/m/settings", {"gated": "manual"})
+    repo, member = "/api/models/acme/m", key == "hf_auditor"
+    for method, path in (
+        ("GET", repo),
+        ("GET", f"{repo}/revision/main?blobs=true"),
+        ("GET", f"{repo}/tree/main?expand=true"),
+        ("POST", f"{repo}/paths-info/main"),
+        ("GET", f"{repo}/commits/main"),
+        ("GET", f"{repo}/refs"),
+        ("GET", f"{repo}/discussions"),
+        ("GET", f"{repo}/discussions/1"),
+        ("GET", f"{repo}/releases"),
+        ("GET", f"{repo}/auth-check"),
+        ("GET", "/acme/m/resolve/main/README.md"),
+    ):
+        answer = hub.ask(method, path, key=key)
+        seen = (answer.status, answer.headers.get("x-error-code"))
+        assert seen == ((200, None) if member else (403, "GatedRepo")), path
+    (listed,) = hub.ask("GET", "/api/models?full=true", key=key).json()
+    assert (listed["id"], "siblings" in listed) == ("acme/m", member)
+    assert listed["tags"] == (["unread", "license:mit"] if member else [])
+    assert len(hub.ask("GET", "/api/models?filter=unread", key=key).json()) == member
+
+
+def test_a_name_without_an_organisation_is_told_as_unknown(hub: Any) -> None:
+    for path in (
+        "/api/models/gpt2",
+        "/api/models/gpt2/revision/main",
+        "/api/models/gpt2/tree/main",
+        "/gpt2/resolve/main/config.json",
+    ):
+        answer = hub.ask("GET", path)
+        assert (answer.status, answer.headers.get("x-error-code")) == (404, "RepoNotFound"), path
+
+
 def test_absences_carry_what_the_clients_look_for(hub: Any) -> None:
     head = hub.ask("GET", "/api/models/acme/m").json()["sha"]
     for path in (
