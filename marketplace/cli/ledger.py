@@ -110,8 +110,8 @@ def archive_(
     url: UrlOption = "",
     form: FormatOption = Format.TABLE,
 ) -> None:
-    """Move older rows into a sealed file and keep their totals. Statements and claims read the rows that
-    are left, so archive only months whose claims are settled."""
+    """Move older rows into a sealed file and keep their totals. Reports and claims read the rows that are
+    left, so archive only months whose claims are settled and whose reports have been made."""
     before_us = _day_us(before)
     if before_us > now_us():
         raise BadRequest(f"{before} has not come yet.", rule="archive.before", param="before")

@@ -11,7 +11,7 @@ from sqlmodel import Session, and_, col, func, or_, select
 from catalog.ground.errors import NotFound
 from marketplace.ledger.chart import Code, Kind
 from marketplace.ledger.holds import event_of, names_of
-from marketplace.ledger.tables import Account, Transfer, UsageEvent
+from marketplace.ledger.tables import Account, ArchivedLane, Rollup, Transfer, UsageEvent
 
 Item = TypeVar("Item")
 _CHUNK = 200
@@ -153,16 +153,28 @@ def totals(session: Session, account_ids: Collection[int]) -> dict[int, Totals]:
     return found
 
 
-def journal_balance_u(session: Session, code: str) -> int:
-    """Return credits less debits of any account, summed over the journal: for proofs, it reads it all."""
+def journal_balance_u(session: Session, code: str, before_us: int | None = None) -> int:
+    """Return credits less debits of any account, of what was booked before the instant (default: of all).
+
+    Summed over the journal and the totals that archives have left, so the instant is not an archived one.
+    """
     found = session.exec(select(Account.id).where(Account.code == code)).first()
     if found is None:
         return 0
+    # Rows that wait to be pruned are in the totals already.
+    archived = select(ArchivedLane.lane).where(
+        ArchivedLane.lane == Transfer.lane, ArchivedLane.last_seq >= Transfer.seq
+    )
     posted = col(Transfer.kind).in_((int(Kind.POSTED), int(Kind.POST)))
+    counted = [posted, ~archived.exists()]
+    if before_us is not None:
+        counted.append(col(Transfer.at_us) < before_us)
     amount = func.coalesce(func.sum(Transfer.amount), 0)
-    credits = session.exec(select(amount).where(posted, Transfer.credit_id == found)).one()
-    debits = session.exec(select(amount).where(posted, Transfer.debit_id == found)).one()
-    return int(credits) - int(debits)
+    credits = session.exec(select(amount).where(*counted, Transfer.credit_id == found)).one()
+    debits = session.exec(select(amount).where(*counted, Transfer.debit_id == found)).one()
+    kept = func.coalesce(func.sum(Rollup.credits - Rollup.debits), 0)
+    before = session.exec(select(kept).where(Rollup.account_id == found)).one()
+    return int(before) + int(credits) - int(debits)
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[Sequence[Item]]:

@@ -25,7 +25,7 @@ from marketplace.members.parties import all_links
 from marketplace.members.related import Link
 from marketplace.members.tables import Organisation
 from marketplace.reports.sheets import Report, Row, sheet
-from marketplace.reports.sources import Period
+from marketplace.reports.sources import Period, refuse_archived
 from marketplace.vouchers.claim_rules import findings, words
 from marketplace.vouchers.claims import lines
 from marketplace.vouchers.tables import Claim
@@ -59,6 +59,7 @@ class _Seen:
 
 def anomalies(session: Session, period: Period, at_us: int, limits: Limits | None = None) -> Report:
     """Return the flags of a period, by kind, the weightiest first."""
+    refuse_archived(session, period)
     limits = limits or Limits()
     seen = _look(events_between(session, period.from_us, period.until_us))
     orgs = {

@@ -7,6 +7,7 @@ appropriated = pool + granted          granted = open + held + used
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from sqlmodel import Session, col, func, select
@@ -15,6 +16,7 @@ from catalog.ground.clock import DAY_US
 from catalog.ground.errors import BadRequest
 from marketplace.ledger.chart import CNY
 from marketplace.ledger.reading import Totals, totals
+from marketplace.ledger.tables import UsageEvent
 from marketplace.reports.sheets import Report, Row, sheet
 from marketplace.reports.sources import Names, day_of, heads
 from marketplace.vouchers.claimable import books_of, refund_items, used_items
@@ -57,6 +59,8 @@ def _programme(session: Session, made: Programme, at_us: int, days: int) -> list
         used[item.funder_id] += item.amount_u
         if item.at_us >= at_us - days * DAY_US:
             recent[item.funder_id] += item.amount_u
+    for funder_id, amount_u in _archived(session, made.id):
+        used[funder_id] += amount_u
     places = funders_of(session, made.id)
     pools = totals(session, [place.pool_account_id for place in places])
     claims = _claims(session, made.id)
@@ -78,6 +82,19 @@ def _programme(session: Session, made: Programme, at_us: int, days: int) -> list
         )
         for place in places
     ]
+
+
+def _archived(session: Session, programme_id: str) -> Sequence[tuple[str, int]]:
+    """Return what calls in archives used, by funder: they had been claimed, and their lines remain."""
+    query = (
+        select(ClaimLine.funder_id, func.sum(ClaimLine.amount_u))
+        .join(Claim, col(Claim.id) == ClaimLine.claim_id)
+        .outerjoin(UsageEvent, col(UsageEvent.id) == ClaimLine.event_id)
+        .where(Claim.programme_id == programme_id, col(ClaimLine.state).in_(_LIVE))
+        .where(ClaimLine.refund_id == "", col(UsageEvent.id).is_(None))
+        .group_by(col(ClaimLine.funder_id))
+    )
+    return [(funder_id, int(amount)) for funder_id, amount in session.exec(query)]
 
 
 def _grants(

@@ -19,7 +19,7 @@ from marketplace.ledger.reading import Paid, legs_of, moved
 from marketplace.ledger.tables import UsageEvent
 from marketplace.members.tables import Organisation
 from marketplace.reports.sheets import Report, Row, sheet
-from marketplace.reports.sources import Names, heads
+from marketplace.reports.sources import Names, archived, heads
 from marketplace.vouchers.claims import claim, lines, lines_sha256
 from marketplace.vouchers.granting import contract_of
 from marketplace.vouchers.knowledge import org_facts
@@ -80,6 +80,8 @@ def _lines(session: Session, found: Sequence[ClaimLine]) -> list[Row]:
         event.id: event
         for event in session.exec(select(UsageEvent).where(col(UsageEvent.id).in_(ids)))
     }
+    if ids - events.keys():
+        raise archived("Some of this claim")
     legs = {
         (event_id, leg.leg): leg
         for event_id, paid in legs_of(session, sorted(ids)).items()

@@ -19,7 +19,7 @@ from marketplace.ledger.reading import events_of
 from marketplace.ledger.tables import UsageEvent
 from marketplace.members.tables import Organisation, Project
 from marketplace.reports.sheets import Report, sheet
-from marketplace.reports.sources import FunderPart, Names, Period, funder_parts
+from marketplace.reports.sources import FunderPart, Names, Period, funder_parts, refuse_archived
 
 COLUMNS = (
     "BilledCost",
@@ -62,6 +62,7 @@ _PAGE = 400
 
 def focus(session: Session, org: Organisation, period: Period, at_us: int) -> Report:
     """Return the rows of an organisation's period. The cover proves their sum."""
+    refuse_archived(session, period)
     rows = []
     wallet_u = 0
     billed_u = 0

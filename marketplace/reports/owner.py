@@ -14,12 +14,13 @@ from marketplace.ledger.tables import UsageEvent
 from marketplace.members.organisations import masked_uscc
 from marketplace.members.tables import Organisation
 from marketplace.reports.sheets import Report, Row, sheet
-from marketplace.reports.sources import flows, heads, month
+from marketplace.reports.sources import flows, heads, month, refuse_archived
 
 
 def owner_statement(session: Session, org: Organisation, name: str, at_us: int) -> Report:
     """Return the statement of a month. Gross less fee is what the ledger accrued, to the micro-yuan."""
     period = month(name)
+    refuse_archived(session, period)
     events = _events(session, org.id, period.from_us, period.until_us)
     fees = fees_of(session, [event.id for event in events])
     rows = _by_listing(events, fees)

@@ -9,10 +9,11 @@ from typing import NamedTuple
 from sqlmodel import Session, col, func, select
 
 from catalog.ground.clock import zone
+from catalog.ground.errors import Conflict
 from marketplace.ledger.accounts import account_id
 from marketplace.ledger.chart import CLEARING, CNY, Code, Kind
 from marketplace.ledger.reading import fees_of, legs_of
-from marketplace.ledger.tables import Account, Lane, Transfer, UsageEvent
+from marketplace.ledger.tables import Account, Archive, Lane, Transfer, UsageEvent
 from marketplace.vouchers.claimable import Books as GrantBooks
 from marketplace.vouchers.claimable import Item, books_of, leg_items
 from marketplace.vouchers.parts import Priced, parts_of
@@ -20,6 +21,22 @@ from marketplace.vouchers.periods import Period, month
 from marketplace.vouchers.tables import Funder, Grant, Programme
 
 _POSTED = (int(Kind.POSTED), int(Kind.POST))
+
+
+def refuse_archived(session: Session, period: Period) -> None:
+    """Raise `Conflict` when some of the period is archived: what is left of it would be told for all."""
+    until_us = session.exec(select(func.max(Archive.before_us))).one()
+    if (until_us or 0) > period.from_us:
+        raise archived(period.name)
+
+
+def archived(what: str) -> Conflict:
+    """Return the refusal to report on calls that are not in the database any more."""
+    return Conflict(
+        f"{what} has been archived: its calls are in the archive's file.",
+        rule="report.archived",
+        remedy="Take the report that was made before.",
+    )
 
 
 def day_of(at_us: int) -> str:

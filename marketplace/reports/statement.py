@@ -10,12 +10,20 @@ from sqlmodel import Session, col, select
 
 from catalog.ground.clock import DAY_US, to_iso
 from marketplace.ledger.chart import CNY, Code, wallet
-from marketplace.ledger.reading import events_of, totals
+from marketplace.ledger.reading import events_of, journal_balance_u, totals
 from marketplace.ledger.tables import UsageEvent
 from marketplace.members.organisations import masked_uscc
 from marketplace.members.tables import Organisation
 from marketplace.reports.sheets import Report, Row, sheet
-from marketplace.reports.sources import FunderPart, Names, flows, funder_parts, heads, month
+from marketplace.reports.sources import (
+    FunderPart,
+    Names,
+    flows,
+    funder_parts,
+    heads,
+    month,
+    refuse_archived,
+)
 from marketplace.vouchers.tables import Grant, Refund, RefundLeg
 
 _PAGE = 400
@@ -24,8 +32,9 @@ _PAGE = 400
 def statement(session: Session, org: Organisation, name: str, at_us: int) -> Report:
     """Return the statement of a month such as `2026-11`. Its sums are the ledger's, to the micro-yuan."""
     period = month(name)
+    refuse_archived(session, period)
     code = wallet(org.id)
-    before = flows(session, code, 0, period.from_us)
+    opening_u = journal_balance_u(session, code, period.from_us)
     during = flows(session, code, period.from_us, period.until_us)
     events = list(events_of(session, [org.id], period.from_us, period.until_us))
     parts = [
@@ -47,12 +56,12 @@ def statement(session: Session, org: Organisation, name: str, at_us: int) -> Rep
         "name": org.name,
         "uscc": masked_uscc(org),
         "month": name,
-        "opening_u": before.net_u,
+        "opening_u": opening_u,
         "top_ups_u": during.into.get(Code.TOPUP, 0),
         "used_u": used_u,
         "refunds_u": during.into.get(Code.REFUND, 0),
         "other_u": other_u,
-        "closing_u": before.net_u + during.net_u,
+        "closing_u": opening_u + during.net_u,
         "calls": len(events),
         "cost_u": sums["cost_u"],
         "vouchers_u": sums["voucher_u"],
