@@ -94,6 +94,8 @@ class Engine:
         self.created_s = int(time.time())
         self.draining = False
         self.open: set[Generation] = set()
+        # One at a time: four million characters take a gigabyte while they are encoded.
+        self._long_text = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self.scheduler = Scheduler(model.decoder, meters, options.max_waiting, self._hand_over)
         meters.watch(self.scheduler.running, self.scheduler.waiting)
@@ -134,13 +136,18 @@ class Engine:
 
     async def encode_text(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the ids of a text."""
-        # A batch of one, because `encode` keeps Python's lock: even the model thread would stand still.
-        encode, several = self.model.tokenizer.encode_batch_fast, [text]
-        if len(text) > THREAD_CHARACTERS:
-            found = await asyncio.to_thread(encode, several, add_special_tokens=add_special_tokens)
-        else:
-            found = encode(several, add_special_tokens=add_special_tokens)
-        return list(found[0].ids)
+
+        def ids() -> list[int]:
+            # A batch of one, because `encode` keeps Python's lock: even the model thread would stand still.
+            found = self.model.tokenizer.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
+            return list(found[0].ids)
+
+        if len(text) <= THREAD_CHARACTERS:
+            return ids()
+        async with self._long_text:
+            return await asyncio.to_thread(ids)
 
     def start(self, kind: str, ask: ChatAsk | TextAsk, prompts: list[list[int]]) -> Generation:
         """Submit `n` choices of every prompt; the caller must `close` what it gets."""

@@ -264,6 +264,18 @@ def test_a_long_text_is_encoded_beside_everything_else(engine: Any) -> None:
     assert meanwhile > 20, "everybody else had to wait"
 
 
+def test_many_long_texts_take_the_memory_of_one(start: Any) -> None:
+    engine = start()
+    digits = {"model": engine.model, "prompt": "1" * 500_000}
+    peaks = []
+    for several in (1, 8):
+        with ThreadPoolExecutor(several) as pool:
+            list(pool.map(lambda _: _post(engine, "/tokenize", digits), range(several)))
+        status = Path(f"/proc/{engine.process.pid}/status").read_text()
+        peaks.append(int(status.partition("VmHWM:")[2].split()[0]))
+    assert peaks[1] < 2 * peaks[0]
+
+
 def test_models_are_listed(engine: Any) -> None:
     assert [card.id for card in engine.client.models.list()] == [engine.model]
     assert engine.client.models.retrieve(engine.model).id == engine.model
