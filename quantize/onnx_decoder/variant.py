@@ -22,6 +22,10 @@ from quantize.onnx_decoder import builder, proof, surgery
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "LlamaForCausalLM")
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
+SIZES = (
+    *("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers"),
+    *("num_attention_heads", "max_position_embeddings"),
+)
 COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 TOOLS = ("onnxruntime-genai", "onnxruntime", "onnx", "torch", "transformers")
 
@@ -58,7 +62,7 @@ class Report:
 
 def build(plan: Plan) -> Report:
     """Build, operate, prove, copy, describe; raise before anything is left in the target."""
-    if plan.target.exists() and any(plan.target.iterdir()):
+    if plan.target.is_file() or (plan.target.exists() and any(plan.target.iterdir())):
         raise Conflict(f"{plan.target} is not empty: a variant is never overwritten.")
     config = _read_config(plan.source)
     options = _options(plan)
@@ -92,13 +96,17 @@ def _read_config(source: Path) -> dict[str, Any]:
     missing = [name for name in NEEDED if not (source / name).is_file()]
     if missing:
         raise BadRequest(f"The source folder lacks {', '.join(missing)}.", code="source_incomplete")
-    config: dict[str, Any] = json.loads((source / "config.json").read_bytes())
-    architecture = (config.get("architectures") or ["none"])[0]
+    config = _read_object(source / "config.json")
+    named = config.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else named
     if architecture not in ARCHITECTURES:
         raise BadRequest(
             f"The architecture {architecture} is not one of {', '.join(ARCHITECTURES)}.",
             code="architecture_unsupported",
         )
+    for name in SIZES:
+        if not isinstance(config.get(name), int) or config[name] < 1:
+            raise BadRequest(f"config.json has no {name} above 0.", code="source_invalid")
     widths = ("intermediate_size", "hidden_size")
     if any(config[name] == config["vocab_size"] for name in widths):
         # onnxruntime-genai 0.18 takes every linear layer with vocab_size outputs for the lm_head.
@@ -108,6 +116,16 @@ def _read_config(source: Path) -> dict[str, Any]:
             remedy="Pad the vocabulary to another size.",
         )
     return config
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BadRequest(f"{path.name} is not a JSON object.", code="source_invalid")
+    return found
 
 
 def _describe(plan: Plan, config: dict[str, Any]) -> Manifest:
@@ -130,7 +148,7 @@ def _describe(plan: Plan, config: dict[str, Any]) -> Manifest:
 
 def _generation_config(source: Path) -> dict[str, Any]:
     path = source / "generation_config.json"
-    return json.loads(path.read_bytes()) if path.is_file() else {}
+    return _read_object(path) if path.is_file() else {}
 
 
 def _eos(source: Path, config: dict[str, Any]) -> tuple[int, ...]:

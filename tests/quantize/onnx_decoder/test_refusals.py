@@ -17,6 +17,9 @@ CONFIG = {
     "hidden_size": 128,
     "intermediate_size": 384,
     "vocab_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 512,
 }
 
 
@@ -38,6 +41,28 @@ def test_another_architecture_is_refused(tmp_path: Path, capsys: Any) -> None:
     source = _source(tmp_path / "source", architectures=["MambaForCausalLM"])
     assert main([str(source), str(tmp_path / "target")]) == 2
     assert "MambaForCausalLM is not one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])
+def test_a_source_that_is_no_json_object(tmp_path: Path, capsys: Any, content: str) -> None:
+    source = _source(tmp_path / "source")
+    (source / "config.json").write_text(content)
+    assert main([str(source), str(tmp_path / "target")]) == 2
+    assert "config.json is not a JSON object" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [None, "128", 0])
+def test_a_size_that_is_missing_is_named(tmp_path: Path, capsys: Any, wrong: Any) -> None:
+    source = _source(tmp_path / "source", vocab_size=wrong)
+    assert main([str(source), str(tmp_path / "target")]) == 2
+    assert "config.json has no vocab_size above 0" in capsys.readouterr().err
+
+
+def test_a_target_that_is_a_file_is_left_alone(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "target").write_text("mine")
+    assert main([str(_source(tmp_path / "source")), str(tmp_path / "target")]) == 2
+    assert "never overwritten" in capsys.readouterr().err
+    assert (tmp_path / "target").read_text() == "mine"
 
 
 def test_a_layer_as_wide_as_the_vocabulary_is_refused(tmp_path: Path, capsys: Any) -> None:
