@@ -160,7 +160,7 @@ def _position(query: Query) -> Position:
         padded = text + "=" * (-len(text) % 4)
         fingerprint, band, key, doc = json.loads(base64.urlsafe_b64decode(padded))
         position = (int(band), float(key), int(doc))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise BadRequest("This is not a cursor of ours.", param="cursor") from None
     if fingerprint != _fingerprint(query):
         raise BadRequest(

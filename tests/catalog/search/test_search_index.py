@@ -157,7 +157,7 @@ def _whole_and_paged(
 
 def test_a_cursor_of_another_hand_is_refused(sqlite_url: str) -> None:
     database = Database(sqlite_url)
-    for cursor in ("x", "é", "W10", "e30", "Ww"):
+    for cursor in ("x", "é", "W10", "e30", "Ww", "W1tb" * 10_000):
         with database.reading() as session, pytest.raises(BadRequest):
             SearchEngine().search(session, Query("合同", cursor=cursor))
     database.dispose()
