@@ -30,7 +30,7 @@ from marketplace.ledger.reading import journal_balance_u
 from marketplace.ledger.verify import verify
 from marketplace.members.keys import create_organisation
 from marketplace.payouts.fees import fee_at
-from marketplace.prices.components import Buckets, Components
+from marketplace.prices.components import Buckets, Components, canonical
 from marketplace.vouchers import applications
 from marketplace.vouchers.applications import Wish
 from marketplace.vouchers.programmes import publish
@@ -152,7 +152,7 @@ class Story:
                         listing=listing,
                         price_version_id="prc",
                         components=PRICE,
-                        components_text="{}",
+                        components_text=canonical(PRICE)[0],
                         owner_account_id=owner_account,
                         fee_bp=fee_bp,
                     ),
