@@ -104,6 +104,9 @@ class Dialect(Protocol):
     def head(self, lane_id: int) -> str:
         """Return the lane's head, when nobody else is about to change it."""
 
+    def is_held(self, lane_id: int, tx: str, at_us: int) -> bool:
+        """Return whether the hold that this lane made at that instant is open."""
+
     def settled(self, event_ids: Sequence[str]) -> set[str]: ...
     def renew(self, tx: str, expires_at_us: int) -> bool: ...
     def write(self, rows: Written) -> None: ...

@@ -56,6 +56,7 @@ _POSTED = (
     b"SELECT tx FROM ledger_archived_tx WHERE tx IN (SELECT tx FROM given)"
 )
 _SETTLED = b"SELECT id FROM usage_event WHERE id = %s" % _LISTED
+_IS_HELD = b"SELECT 1 FROM ledger_hold WHERE tx=$1 AND lane=$2 AND held_at_us=$3"
 _RENEW = b"UPDATE ledger_hold SET expires_at_us=$1 WHERE tx=$2"
 _UPDATE_ACCOUNTS = (
     # COMMIT is on its way already, so a row that is not there has to be an error here: x / 0.
@@ -159,6 +160,10 @@ class PostgresDialect:
         # Its lock waits for a transaction of ours that the server has not given up yet.
         (answer,) = self._send((_LANE, (b"%d" % lane_id,)))
         return str(_texts(answer)[0][2])
+
+    def is_held(self, lane_id: int, tx: str, at_us: int) -> bool:
+        (answer,) = self._send((_IS_HELD, (tx.encode(), b"%d" % lane_id, b"%d" % at_us)))
+        return bool(answer.ntuples)
 
     def settled(self, event_ids: Sequence[str]) -> set[str]:
         (answer,) = self._send((_SETTLED, (as_json(event_ids),)))

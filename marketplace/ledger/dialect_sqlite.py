@@ -42,6 +42,7 @@ _LOCKED = f"{ACCOUNTS} IN (SELECT value FROM json_each(?))"
 _UPDATE_ACCOUNT = (
     "UPDATE ledger_account SET dr_pending=?, dr_posted=?, cr_pending=?, cr_posted=? WHERE id=?"
 )
+_IS_HELD = "SELECT 1 FROM ledger_hold WHERE tx=? AND lane=? AND held_at_us=?"
 _RENEW = "UPDATE ledger_hold SET expires_at_us=? WHERE tx=?"
 # The lane's row follows by a trigger.
 _BATCH = "INSERT INTO ledger_batch (lane, n, first_seq, last_seq, sha256) VALUES (?, ?, ?, ?, ?)"
@@ -210,6 +211,9 @@ class SqliteDialect:
 
     def head(self, lane_id: int) -> str:
         return str(self._execute(_LANE, (lane_id,)).fetchone()[2])
+
+    def is_held(self, lane_id: int, tx: str, at_us: int) -> bool:
+        return self._execute(_IS_HELD, (tx, lane_id, at_us)).fetchone() is not None
 
     def settled(self, event_ids: Sequence[str]) -> set[str]:
         return {event_id for (event_id,) in self._execute(_SETTLED, (_list(event_ids),))}

@@ -88,6 +88,8 @@ class BatchRun:
         self._known: set[str] = set()
         self.head = ""
         """The lane's head after `apply`; '' when nothing was chained."""
+        self.opened: tuple[str, int] | None = None
+        """A hold (tx, instant) that `apply` has made though nothing was chained: it promises nothing."""
 
     def apply(self, operations: Sequence[Operation]) -> list[Outcome | TokenMartError]:
         """Return one outcome per operation, in order; a refused one has left no trace.
@@ -351,6 +353,9 @@ class BatchRun:
         if self._next_seq > first_seq:
             self.head = batch_sha256(head, transfers, events)
             seal = (self._lane, batch, first_seq, self._next_seq - 1, self.head)
+        elif self._holds:
+            tx, _, _, _, _, at_us, _ = self._holds[0]
+            self.opened = (tx, at_us)
         chained, used = self._transfers, self._events
         self._dialect.write(
             Written(accounts, chained, transfers, self._holds, self._promised, used, events, seal)

@@ -51,7 +51,8 @@ class LedgerWriter:
     """Applies operations in batches. Start it, submit from any thread or event loop, close it.
 
     A refusal (`PaymentRequired`, `Conflict`) concerns its own operation only. When the database is away
-    the writer reconnects and repeats the batch, unless its lane's head says that it has been committed;
+    the writer reconnects and repeats the batch, unless its lane's head says that it has been committed
+    (or a hold's row, where the batch has left nothing else: calls that cost nothing);
     after ten seconds the waiting operations are refused with `Unavailable`.
 
     `connect` opens a driver connection (`Database.raw_connection`, or `catalog.ground.driver.connect` on
@@ -76,8 +77,8 @@ class LedgerWriter:
         self._company = Company()
         self._closing = self._closed = False
         self._dialect: Dialect | None = None
-        self._unseen: tuple[str, list[Result]] | None = None
-        """The head that our lane has if the last try of this batch was committed, and what it answers."""
+        self._unseen: tuple[BatchRun, list[Result]] | None = None
+        """The last try of this batch that may have been committed, and what it answers."""
         self._writing = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._writing.start()
 
@@ -198,7 +199,7 @@ class LedgerWriter:
             if results is None:
                 run = BatchRun(self._dialect, self._lane, self._clearing)
                 results = run.apply(operations)
-                self._unseen = (run.head, results) if run.head else None
+                self._unseen = (run, results) if run.head or run.opened else None
             self._dialect.commit(durable=not _UNHURRIED.issuperset(map(type, operations)))
         except BaseException:
             with contextlib.suppress(Exception):
@@ -210,8 +211,12 @@ class LedgerWriter:
         """Return what the try before this one has done, if only the answer to its COMMIT was lost."""
         if self._unseen is None or self._dialect is None:
             return None
-        head, results = self._unseen
-        return results if self._dialect.head(self._lane) == head else None
+        run, results = self._unseen
+        # Asked for in any case: it waits until that try has ended.
+        done = self._dialect.head(self._lane) == run.head
+        if run.opened:
+            done = self._dialect.is_held(self._lane, *run.opened)
+        return results if done else None
 
     def _disconnect(self) -> None:
         if self._dialect is not None:

@@ -421,6 +421,43 @@ def test_a_repeated_batch_takes_no_hold_of_another_try_for_its_own(
     world.close()
 
 
+def test_a_promise_of_nothing_whose_answer_was_lost_is_made_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that costs nothing leaves no row in the chain, so its lane's head tells nothing of it."""
+    world = World(database)
+    writer = LedgerWriter(database.raw_connection, "lost")
+    lost = []
+
+    class OperationalError(Exception):
+        pass
+
+    def lose(connection: Any) -> Any:
+        dialect = original(connection)
+        commit = dialect.commit
+
+        def committed(*, durable: bool) -> None:
+            commit(durable=durable)
+            if not lost:
+                lost.append(True)
+                raise OperationalError("the server closed the connection unexpectedly")
+
+        dialect.commit = committed
+        return dialect
+
+    original = writer_module.dialect_of
+    monkeypatch.setattr(writer_module, "dialect_of", lose)
+    assert _together(writer, world.hold("c1"), world.hold("c2")) == [Held((), "{}")] * 2
+    assert lost
+    # Whoever made it: the same name at another instant is somebody else's.
+    lost.clear()
+    writer._disconnect()
+    assert [type(told) for told in _together(writer, world.hold("c1", at_us=T0 + 1))] == [Conflict]
+    assert not lost
+    writer.close()
+    world.close()
+
+
 def test_two_writers_end_each_others_holds(database: Database) -> None:
     """A settlement races a sweeper's release in another lane: one of them wins, money moves once."""
     world = World(database)
