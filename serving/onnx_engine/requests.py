@@ -23,6 +23,8 @@ Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Alternatives = Annotated[int, Meta(ge=0, le=20)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Divisor = Annotated[float, Meta(ge=0.01, le=100)]
+"""vLLM has no bounds but 0; further out a logit is no number any more, and nothing can be chosen."""
 
 
 class StreamOptions(Struct):
@@ -48,7 +50,7 @@ class Ask(Struct, kw_only=True):
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    repetition_penalty: Divisor | None = None
     logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     seed: int | None = None
     n: Count | None = None

@@ -21,8 +21,8 @@ _SEED_MASK = 2**64 - 1
 class Sampling:
     """`temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 keep every token; no `seed`: by chance.
 
-    `presence` and `frequency` are taken from the logits of tokens written, the second each time; logits of
-    tokens read or written are divided by `repetition` (multiplied when negative); `bias` is added.
+    `bias` is added to logits; those of tokens read or written are divided by `repetition` (multiplied when
+    negative); `presence` and `frequency` are taken from those of tokens written, the second each time.
     """
 
     temperature: float = 1.0
@@ -52,8 +52,11 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, draw: int, prompt: Sequence[int] = ()) -> None:
         self._sampling = sampling
-        self._read = frozenset(prompt) if sampling.repetition != 1 else frozenset[int]()
         self._written: Counter[int] = Counter()
+        self._seen = np.unique(np.array(prompt if sampling.repetition != 1 else (), np.int64))
+        # Kept as arrays: a bias may name the whole vocabulary, and a prompt be long.
+        self._biased = np.fromiter(sampling.bias.keys(), np.int64)
+        self._biases = np.fromiter(sampling.bias.values(), np.float32)
         seed = sampling.seed
         entropy = None if seed is None else [seed & _SEED_MASK, draw]
         self._random = (
@@ -68,18 +71,19 @@ class Sampler:
             return self._draw(logits)
         token = self._draw(self._shifted(logits))
         self._written[token] += 1
+        if self._sampling.repetition != 1 and token not in self._seen:
+            self._seen = np.append(self._seen, token)
         return token
 
     def _shifted(self, logits: Logits) -> Logits:
         sampling, shifted = self._sampling, logits.copy()
+        shifted[self._biased] += self._biases
         if sampling.repetition != 1:
-            seen = list(self._read | self._written.keys())
-            found = shifted[seen]
+            found = shifted[self._seen]
             weaker, stronger = found / sampling.repetition, found * sampling.repetition
-            shifted[seen] = np.where(found > 0, weaker, stronger)
+            shifted[self._seen] = np.where(found > 0, weaker, stronger)
         times = np.fromiter(self._written.values(), np.float32)
         shifted[list(self._written)] -= sampling.presence + sampling.frequency * times
-        shifted[list(sampling.bias)] += np.fromiter(sampling.bias.values(), np.float32)
         return shifted
 
     def _draw(self, logits: Logits) -> int:

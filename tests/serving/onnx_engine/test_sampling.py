@@ -69,6 +69,21 @@ def test_repetition_counts_the_prompt_too_and_works_on_either_sign() -> None:
     assert sampler.choose(LOGITS + 7) == 1, "a positive one is divided"
 
 
+def test_a_bias_comes_before_the_penalties() -> None:
+    logits = np.array([1.0, 1.2, 0.0], np.float32)
+    sampler = Sampler(Sampling(temperature=0, repetition=2, bias={0: 1}), 0, [0])
+    assert sampler.choose(logits) == 1, "(1 + 1) / 2, not 1 / 2 + 1"
+
+
+@pytest.mark.parametrize("repetition", [0.01, 100])
+def test_the_widest_penalties_leave_something_to_choose(repetition: float) -> None:
+    logits = np.linspace(-60, 60, 50, dtype=np.float32)
+    sampler = Sampler(Sampling(repetition=repetition, bias={3: -100}, seed=1), 0, range(50))
+    with np.errstate(all="raise", under="ignore"):
+        assert {sampler.choose(logits) for _ in range(50)} <= set(range(50))
+    assert np.isfinite(sampler._shifted(logits)).all()
+
+
 def test_logits_are_left_as_they_are() -> None:
     before = LOGITS.copy()
     Sampler(Sampling(presence=1, repetition=2, min_p=0.5, bias={1: 5}), 0, [1]).choose(LOGITS)
