@@ -28,7 +28,7 @@ def register(
         raise Unavailable("The store was being tidied; send it again.", rule="artifacts.collect")
     rows = [
         {"sha256": sha256, "size_bytes": size, "created_at_us": now_us}
-        for sha256, size in sizes.items()
+        for sha256, size in sorted(sizes.items())  # two who bring the same wait in one order
     ]
     insert_missing(session, Artifact, rows)
     digests = list(sizes)
@@ -78,7 +78,7 @@ def hold(
             "pinned": pinned,
             "leased_until_us": leased_until_us,
         }
-        for artifact in artifacts
+        for artifact in sorted(artifacts, key=lambda artifact: artifact.sha256)
     ]
     insert_missing(session, Holding, rows)
     digests = [artifact.sha256 for artifact in artifacts]

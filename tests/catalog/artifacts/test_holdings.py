@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from catalog.artifacts import registry
 from catalog.artifacts.collect import collect, in_use
 from catalog.artifacts.local import LocalStore
 from catalog.artifacts.scrub import scrub
 from catalog.artifacts.sql import join_writers
+from catalog.artifacts.staging import Staged
 from catalog.ground.clock import DAY_US, SetClock, now_us
 from catalog.ground.database import Database
 from catalog.ground.errors import Forbidden, NotFound, Unavailable
@@ -158,3 +162,38 @@ def test_writers_and_a_merciless_collector(database: Database, store: LocalStore
     sweeper.join()
     assert failures == []
     assert scrub(database, store) == []
+
+
+def test_two_who_bring_the_same_bodies_do_not_wait_for_each_other(
+    postgres_url: str, store: LocalStore
+) -> None:
+    staged = []
+    for content in (b"1", b"2"):
+        with store.stage() as staging:
+            staging.write(content)
+            staged.append(staging.finish())
+    low, high = sorted(staged, key=lambda body: body.sha256)
+    for body in staged:
+        store.publish(body)
+    database = Database(postgres_url)
+
+    def somebody_waits() -> bool:
+        asked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        with database.session() as session:
+            return bool(session.scalar(asked))
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.session() as session:
+            registry.register(session, store, [low], now_us=1)
+            other = pool.submit(_register, database, store, [high, low])
+            while not somebody_waits():
+                assert not other.done()
+                time.sleep(0.005)
+            registry.register(session, store, [high], now_us=1)
+        assert other.result(timeout=30) == {low.sha256, high.sha256}
+    database.dispose()
+
+
+def _register(database: Database, store: LocalStore, bodies: list[Staged]) -> set[str]:
+    with database.session() as session:
+        return set(registry.register(session, store, bodies, now_us=1))
