@@ -39,7 +39,7 @@ class _Looking:
     def lookup(self, root: str, path: str) -> tuple[str, str] | None:
         """Return kind and oid of what is at `path` below the directory `root`, or None."""
         found: tuple[str, str] | None = ("directory", root)
-        for name in path.split("/"):
+        for name in path.split("/") if path else []:
             if found is None or found[0] != "directory":
                 return None
             found = self._folder(found[1]).get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
@@ -82,6 +83,19 @@ def test_revisions_in_every_spelling(hub: Any) -> None:
     assert hub.ask("GET", PLACE.replace("/main/", f"/{head[:10]}/")).status == 404
     assert hub.ask("GET", "/ACME/m/resolve/main/x").headers["x-error-code"] == "RepoNotFound"
     assert hub.ask("GET", "/acme/M/resolve/main/%FF").status == 400
+
+
+def test_each_path_is_told_with_the_commit_that_changed_it_last(hub: Any) -> None:
+    made = [hub.ask("GET", "/api/models/acme/m").json()["sha"]]
+    for path, content in (("页/b", "YQ=="), ("c", "YQ=="), ("c", "Yg==")):
+        value = {"path": path, "content": content, "encoding": "base64"}
+        answer = hub.commit("acme/m", {"key": "file", "value": value})
+        made.append(answer.json()["commitOid"])
+    asked = {"": 3, "c": 3, "页": 1, "页/b": 1, "页/a b.html": 0}
+    body = urlencode({"paths": list(asked), "expand": True}, doseq=True).encode()
+    found = hub.ask("POST", "/api/models/acme/m/paths-info/main", body).json()
+    told = {item["path"]: item["lastCommit"]["id"] for item in found}
+    assert told == {path: made[number] for path, number in asked.items()}
 
 
 @given(header=st.from_regex(r"bytes=\d{0,6}-\d{0,6}", fullmatch=True), size=st.integers(0, 2000))
