@@ -172,8 +172,11 @@ class LineWriter(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue what a logger has to say."""
-        self.add(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        """Queue what a logger has to say; what cannot be written fails nobody who says it."""
+        try:
+            self.add(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        except Exception:
+            self.handleError(record)
 
     def add(self, text: bytes) -> None:
         """Queue one line."""

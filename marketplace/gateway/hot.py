@@ -206,8 +206,6 @@ class Hot:
         # context is the engine asked.
         context = record.listing.context_length or _NO_CONTEXT
         beyond = talk.media * _MEDIA_TOKENS
-        if talk.brings_more:
-            beyond += record.listing.context_length or _MORE_TOKENS
         input_tokens, max_tokens = len(talk.body) + _TEMPLATE_TOKENS + beyond, 0
         if talk.has_output:
             asked = talk.envelope.asked_max_tokens
@@ -221,6 +219,10 @@ class Hot:
                     generation_id, record, able, talk, asked, usual
                 )
                 input_tokens = min(text_tokens + beyond, context)
+            if talk.brings_more:
+                # No tokenizer knows how much, so nobody is asked for its sake.
+                more = record.listing.context_length or _MORE_TOKENS
+                input_tokens = min(input_tokens + more, context)
         choices = talk.choices
         most = input_tokens + max_tokens * choices
         ticket = self._limits.enter(self._quotas.of(key, record), most, self.clock())

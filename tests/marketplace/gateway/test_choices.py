@@ -39,6 +39,16 @@ def test_what_an_engine_might_take_for_a_number_is_refused(best_of: Any) -> None
         _ = Talk("/v1/completions", body).choices
 
 
+@pytest.mark.parametrize("odd", ["1e400", "9" * 5_000, '"\\u0041"'])
+def test_media_are_counted_however_they_are_spelt_beside_what_only_an_engine_reads(
+    odd: str,
+) -> None:
+    part = '{"type": "\\u0069mage\\u005Furl", "im\\u0061ge_url": "a"}'
+    other = '{"type":"t\\u0065xt","text":"a \\"image_url\\", and \\u0022file\\u0022"}'
+    body = f'{{"model":"m","x":{odd},"messages":[{{"role":"user","content":[{part},{other}]}}]}}'
+    assert Talk("/v1/chat/completions", body.encode()).media == 2  # at most: its type, and its name
+
+
 def test_a_conversation_has_as_many_as_it_asks_for() -> None:
     body = {"model": "m", "messages": [], "prompt": ["a", "b"], "n": 2}
     assert Talk("/v1/chat/completions", json.dumps(body).encode()).choices == 2

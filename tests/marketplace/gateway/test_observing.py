@@ -339,6 +339,21 @@ def test_by_default_only_slow_calls_are_logged_and_a_parent_passes_through(
     assert re.search(r"hold [0-9.]+ ms, upstream [0-9.]+ ms, settle [0-9.]+ ms", line)
 
 
+def test_what_cannot_be_logged_fails_nobody_who_says_it() -> None:
+    """A file's name may be no UTF-8, and its half characters no JSON."""
+    told = """
+import logging
+from marketplace.gateway.call_log import set_up
+set_up("json")
+for words in (("half \\udcff",), ("%d", "x"), ("whole",)):
+    logging.getLogger("test").warning(*words)
+"""
+    ran = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in ran.stderr.splitlines() if line.startswith("{")]
+    assert [line["message"] for line in lines] == ["whole"]
+    assert ran.stderr.count("Logging error") == 2
+
+
 def test_a_log_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
     market = Market(tmp_path, "", environment_of(tmp_path, ""))
     reads, writes = os.pipe()

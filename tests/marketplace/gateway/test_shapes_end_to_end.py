@@ -669,6 +669,24 @@ def test_what_an_engine_adds_of_its_own_is_held_for_and_paid(native_caller: Call
     assert _input_paid(native_caller) == 90_000
 
 
+def test_an_engine_that_counts_no_tokens_goes_on_with_what_it_keeps(native_caller: Caller) -> None:
+    """How much it adds no tokenizer could say: a short request needs none."""
+
+    def answer(asked: Asked) -> Reply:
+        if asked.path.endswith("/tokenize"):
+            return refuses(404, "no such path")
+        path = asked.path.removeprefix("/behind/a/path")
+        return _uses(90_000)(Asked(path, asked.headers, asked.body))
+
+    url = f"{native_caller.engine.url}/behind/a/path"  # where its /tokenize is scripted, too
+    slug = native_caller.market.listing(PRICE, url=url, model="m", context_length=100_000)
+    change_endpoints(native_caller.market, slug, speaks=EVERY_SHAPE)
+    native_caller.engine.answer = answer
+    with native_caller.openai() as client:
+        client.responses.create(model=slug, input="go on", previous_response_id="resp_before")
+    assert _input_paid(native_caller) == 90_000
+
+
 def test_what_cannot_be_translated_is_refused_only_where_it_must_be(chat_caller: Caller) -> None:
     with chat_caller.openai() as client, pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(
