@@ -97,7 +97,7 @@ class Door:
         self.turn_away = turn_away
         self.passage = passage
         self.body_limit = body_limit
-        self.trusted = trusted
+        self.trusted = frozenset(map(_address, trusted))
         self.connections: set[Connection] = set()
         self.closing = False
         self._look = self.loop.call_later(_LOOK_S, self._look_around)

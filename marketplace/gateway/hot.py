@@ -62,7 +62,8 @@ from marketplace.gateway.turns import Turns
 from marketplace.gateway.upstream import Upstream
 from marketplace.ledger.operations import Release, Renew
 from marketplace.ledger.writer import LedgerWriter
-from serving.routing import Choice, Router, admitted
+from serving.routing import Choice, Router, admitted, parse_wish
+from serving.routing.refusal import refusal
 from serving.translation import TOKEN_COUNTS
 
 log = logging.getLogger(__name__)
@@ -416,9 +417,14 @@ class Hot:
             raise BadRequest("The request names no model.", param="model")
         record = await self.directory.listing(model)
         self._may_call(key, record, model)
+        wish = parse_wish(msgspec.json.encode(body["provider"])) if body.get("provider") else None
+        # Here, too, nobody sees the prompt whom the caller has ruled out.
+        endpoints = admitted(record.endpoints, wish, frozenset())
+        if not endpoints:
+            raise refusal(record.endpoints, wish, frozenset(), (), ())
         ticket = self._limits.enter(self._quotas.of(key, record), 0, self.clock())
         try:
-            count = await self._tokens(record.endpoints, counting.chat_request(), generation_id)
+            count = await self._tokens(endpoints, counting.chat_request(), generation_id)
         finally:
             ticket.leave()
         answer = msgspec.json.encode(counting.answer(count))

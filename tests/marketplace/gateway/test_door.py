@@ -250,8 +250,9 @@ def test_requests_ahead_are_read_only_as_far_as_there_is_room() -> None:
     ("forwarded", "client"),
     [("", "127.0.0.1"), ("10.1.2.3", "10.1.2.3"), ("::ffff:10.1.2.3, 127.0.0.1", "10.1.2.3")],
 )
+@pytest.mark.parametrize("proxy", ["127.0.0.1", "::ffff:127.0.0.1"])
 def test_a_client_of_ipv4_keeps_its_address_where_both_are_listened_to(
-    forwarded: str, client: str
+    forwarded: str, client: str, proxy: str
 ) -> None:
     async def tell(request: Request, connection: Connection) -> None:
         connection.respond(200, [], request.client.encode())
@@ -259,7 +260,7 @@ def test_a_client_of_ipv4_keeps_its_address_where_both_are_listened_to(
 
     async def story() -> bytes:
         loop = asyncio.get_running_loop()
-        trusted = frozenset({"127.0.0.1"} if forwarded else ())
+        trusted = frozenset({proxy} if forwarded else ())
         door = Door(tell, render, None, 1_000, trusted)
         both = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
         server = await loop.create_server(door.connection, sock=both)

@@ -340,6 +340,20 @@ def test_who_may_not_answer_does_not_see_the_prompt_to_count_it(
     assert [engine.counted for engine in engines] == [0, 1, 1]
 
 
+def test_who_is_ruled_out_counts_no_prompt_either(
+    providers: House, engines: list[Upstream]
+) -> None:
+    def count(wish: dict[str, Any]) -> Any:
+        body = {"model": providers.slug, "messages": ASK, "provider": wish}
+        return providers.client.post("/messages/count_tokens", body=body, cast_to=object)
+
+    for wish in ({"ignore": ["acme"]}, {"only": ["gamma"]}):
+        assert count(wish) == {"input_tokens": engines[0].tokens}
+    with pytest.raises(openai.BadRequestError, match="No endpoint"):
+        count({"zdr": True})
+    assert [engine.counted for engine in engines] == [0, 1, 1]
+
+
 def test_an_engine_without_tools_gets_no_tools(house: Build, engines: list[Upstream]) -> None:
     here = house({"priority": 0, "supports": '["temperature"]'}, {"priority": 1})
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
