@@ -206,14 +206,14 @@ class Maker:
         near = st.sampled_from([0, most // 2, most, most, most + 1])
         return max(0, self._draw(st.one_of(near, st.integers(0, max(0, most))), label="amount"))
 
-    def _legs(self, books: Reference, fewest: int = 1) -> list[tuple[int, int]]:
-        chosen = self._draw(st.lists(st.sampled_from(self._payers), min_size=fewest, max_size=3))
+    def _legs(self, books: Reference) -> list[tuple[int, int]]:
+        chosen = self._draw(st.lists(st.sampled_from(self._payers), min_size=1, max_size=3))
         return [(account, self._amount(max(0, books.left(account)))) for account in chosen]
 
     def _hold(self, books: Reference) -> Operation:
         name = self._name("gen")
         self.names.append(name)
-        return self._world.hold(name, *self._legs(books, fewest=0))
+        return self._world.hold(name, *self._legs(books))
 
     def _reserve(self, books: Reference) -> Operation:
         name = self._name("res")
