@@ -61,14 +61,14 @@ class _Endpoints:
     async def chat(self, request: Request) -> Response:
         ask = requests.read(await self._body(request), ChatAsk)
         self._engine.check_name(ask.model)
-        ids = await self._engine.encode_chat(ask.messages, ask.tools)
+        ids = await self._engine.encode_chat(ask.messages, ask.tools, request.is_disconnected)
         return await self._answer(request, ask, [ids], ChatShape)
 
     async def text(self, request: Request) -> Response:
         ask = requests.read(await self._body(request), TextAsk)
         self._engine.check_name(ask.model)
         prompts = [
-            await self._engine.encode_text(prompt, add_special_tokens=True)
+            await self._engine.encode_text(prompt, request.is_disconnected, add_special_tokens=True)
             if isinstance(prompt, str)
             else prompt
             for prompt in requests.split_prompt(ask.prompt)
@@ -82,10 +82,13 @@ class _Endpoints:
         check_one_prompt(ask.prompt, ask.messages)
         if ask.messages is not None:
             prompt = ask.add_generation_prompt is not False
-            ids = await self._engine.encode_chat(ask.messages, ask.tools, prompt)
+            left = request.is_disconnected
+            ids = await self._engine.encode_chat(ask.messages, ask.tools, left, prompt)
         else:
             special = ask.add_special_tokens is not False
-            ids = await self._engine.encode_text(ask.prompt or "", add_special_tokens=special)
+            ids = await self._engine.encode_text(
+                ask.prompt or "", request.is_disconnected, add_special_tokens=special
+            )
         limit = self._engine.context_length
         return document({"count": len(ids), "max_model_len": limit, "tokens": ids})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from catalog.ground.errors import BadRequest, ContextTooLong, NotFound, Unavailable
@@ -22,6 +22,10 @@ from serving.onnx_engine.requests import ChatAsk, TextAsk
 from serving.onnx_engine.sampling import Sampling
 from serving.onnx_engine.scheduler import Delivery, Scheduler
 from serving.onnx_engine.sequence import Limits, Piece, Sequence
+from serving.process.edge import ClientLeftError
+
+Left = Callable[[], Awaitable[bool]]
+"""Tells whether the client has gone."""
 
 THREAD_CHARACTERS = 20_000
 """Longer texts are encoded beside the event loop, so that no other answer waits for them."""
@@ -117,6 +121,7 @@ class Engine:
         self,
         messages: list[dict[str, Any]],
         tools: list[dict[str, Any]] | None,
+        left: Left,
         add_generation_prompt: bool = True,
     ) -> list[int]:
         """Return the ids of the rendered chat template, which brings its own special tokens."""
@@ -132,10 +137,10 @@ class Engine:
             tools=tools,
             add_generation_prompt=add_generation_prompt,
         )
-        return await self.encode_text(text, add_special_tokens=False)
+        return await self.encode_text(text, left, add_special_tokens=False)
 
-    async def encode_text(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Return the ids of a text."""
+    async def encode_text(self, text: str, left: Left, *, add_special_tokens: bool) -> list[int]:
+        """Return the ids of a text; `ClientLeftError` for a long one that nobody waits for any more."""
 
         def ids() -> list[int]:
             # A batch of one, because `encode` keeps Python's lock: even the model thread would stand still.
@@ -147,6 +152,8 @@ class Engine:
         if len(text) <= THREAD_CHARACTERS:
             return ids()
         async with self._long_text:
+            if await left():
+                raise ClientLeftError
             return await asyncio.to_thread(ids)
 
     def start(self, kind: str, ask: ChatAsk | TextAsk, prompts: list[list[int]]) -> Generation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import threading
 import time
@@ -24,12 +25,14 @@ def _until(what: Any, seconds: float = 5) -> None:
         time.sleep(0.005)
 
 
-def _request(engine: Any, tokens: int, *, stream: bool, n: int = 8) -> http.client.HTTPConnection:
+def _request(
+    engine: Any, tokens: int, *, stream: bool, n: int = 8, prompt: Any = (5, 5, 5, 5)
+) -> http.client.HTTPConnection:
     place = urlsplit(engine.url)
     connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=30)
     body = {
         "model": engine.model,
-        "prompt": [5] * 4,
+        "prompt": prompt,
         "max_tokens": tokens,
         "ignore_eos": True,
         "stream": stream,
@@ -64,6 +67,21 @@ def test_a_client_that_hangs_up_before_its_answer_frees_its_rows(engine: Any) ->
     connection.close()
     _until(lambda: engine.metric("sequences_running") == 0)
     assert engine.metric("generation_tokens_total") - before < 8 * tokens
+
+
+def test_a_long_text_is_not_encoded_for_who_has_left(engine: Any) -> None:
+    before = engine.metric("requests_total")
+    left = _gone(engine)
+    connection = _request(engine, 1, stream=False, prompt=["a title " * 200_000] * 2)
+    connection.close()
+    _until(lambda: engine.metric("requests_total") > before, 60)
+    assert _gone(engine) == left + 1, "the second text was encoded, and the prompts refused"
+
+
+def _gone(engine: Any) -> float:
+    page = urllib.request.urlopen(f"{engine.url}/metrics").read().decode()
+    found = re.search(r'requests_total\{.*completions",outcome="499"\} (\S+)', page)
+    return float(found[1]) if found else 0
 
 
 def test_an_idle_engine_takes_no_processor_time(engine: Any) -> None:
