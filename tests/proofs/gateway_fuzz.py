@@ -310,7 +310,7 @@ async def fuzz(
         await asyncio.to_thread(run.check_books)
         return run.tally
     finally:
-        run.engine.stop()
+        await run.engine.stop()
         run.database.dispose()
 
 

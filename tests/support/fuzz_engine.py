@@ -71,6 +71,7 @@ class Engine:
         self.open = 0
         self._folder = folder
         self._servers: list[asyncio.Server] = []
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> None:
         """Listen on every address of this machine, so that one engine can have several."""
@@ -96,14 +97,21 @@ class Engine:
         scheme = "http" if kind == "plain" or kind not in self.ports else "https"
         return f"{scheme}://{host}:{self.ports.get(kind, self.ports['plain'])}"
 
-    def stop(self) -> None:
-        """Stop listening."""
+    async def stop(self) -> None:
+        """Stop listening, and cut off who is still there: a loop that ends under a TLS farewell complains."""
         for server in self._servers:
             server.close()
+        for _ in range(500):
+            if not self._writers:
+                return
+            for writer in list(self._writers):
+                writer.transport.abort()
+            await asyncio.sleep(0.01)
 
     async def _strange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer a ClientHello with something else, and then hang, close or reset."""
         number = next(self.shakes)
+        self._writers.add(writer)
         ends: tuple[Act, ...] = ("close", "reset", 30.0)
         acts: list[Act] = [
             _STRANGE_SHAKES[number % len(_STRANGE_SHAKES)],
@@ -113,17 +121,24 @@ class Engine:
             if number % 5:
                 await reader.read(100)
             await _play(acts, reader, writer)
-        writer.close()
+        await self._close(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
+        self._writers.add(writer)
         try:
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while await self._one(reader, writer):
                     pass
         finally:
             self.open -= 1
-            writer.close()
+            await self._close(writer)
+
+    async def _close(self, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        self._writers.discard(writer)
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")
