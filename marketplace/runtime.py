@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from catalog.ground.alone import alone
 from catalog.ground.clock import now_us
 from catalog.ground.driver import sqlite_path
 from catalog.ground.errors import Conflict
@@ -277,23 +278,17 @@ async def _seed_engine(settings: Settings) -> AsyncIterator[None]:
         await asyncio.to_thread(_publish_endpoint, settings, engine, "")
 
 
-@contextlib.contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """Be the one office on an SQLite file; the lock goes with the process, however that ends."""
+def _alone(settings: Settings) -> AbstractContextManager[None]:
+    """Be the one office on an SQLite file."""
     if settings.database.kind != "sqlite":
-        yield
-        return
+        return contextlib.nullcontext()
     path = sqlite_path(settings.database.url)
-    with Path(f"{path}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(
-                f"Another TokenMart serves {path} already.",
-                rule="gateway.one_office",
-                remedy="Stop it, give this one a TOKENMART_DATA_DIR of its own, or let both use PostgreSQL.",
-            ) from None
-        yield
+    taken = Conflict(
+        f"Another TokenMart serves {path} already.",
+        rule="gateway.one_office",
+        remedy="Stop it, give this one a TOKENMART_DATA_DIR of its own, or let both use PostgreSQL.",
+    )
+    return alone(Path(f"{path}.lock"), taken)
 
 
 def _listen(host: str, port: int) -> socket.socket:

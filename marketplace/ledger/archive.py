@@ -17,7 +17,7 @@ from catalog.ground.clock import Clock, now_us, to_datetime
 from catalog.ground.database import Database
 from catalog.ground.errors import LedgerCorrupt
 from marketplace.ledger.accounts import account_id, apply_now
-from marketplace.ledger.archive_file import ArchiveWriter, alone
+from marketplace.ledger.archive_file import ArchiveWriter, one_archive_at_a_time
 from marketplace.ledger.chart import CLEARING, Code
 from marketplace.ledger.groups import Stray, archived_through, live_groups, stream
 from marketplace.ledger.operations import Entry, Post
@@ -49,7 +49,7 @@ def archive(
     Raises `LedgerCorrupt` and changes nothing when that part of the journal is off, and `Conflict` while
     another archive is being made in the folder.
     """
-    with alone(folder):
+    with one_archive_at_a_time(folder):
         return _archive(database, before_us, folder, recost, clock, progress)
 
 

@@ -8,17 +8,17 @@ The two lists are, byte for byte, what the chain covers (see `chain`).
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from catalog.ground.alone import alone
 from catalog.ground.errors import Conflict, LedgerCorrupt, NotFound
 from marketplace.ledger.groups import Group
 
@@ -29,20 +29,15 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(tuple[int, int, int, int, str, list[Any], list[Any]])
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep the folder for one archive at a time; `Conflict` while another one is being made there."""
+def one_archive_at_a_time(folder: Path) -> AbstractContextManager[None]:
+    """Keep the folder, which is made when it is missing; `Conflict` while an archive is being made there."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(
-                f"Another archive is being made in {folder}.",
-                rule="archive.one_at_a_time",
-                remedy="Wait until it is done.",
-            ) from None
-        yield
+    taken = Conflict(
+        f"Another archive is being made in {folder}.",
+        rule="archive.one_at_a_time",
+        remedy="Wait until it is done.",
+    )
+    return alone(folder / ".lock", taken)
 
 
 class ArchiveWriter:

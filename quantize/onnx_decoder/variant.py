@@ -8,7 +8,6 @@ when it saves one for the architecture "qwen2", and the builder saves what trans
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from catalog.ground.errors import BadRequest, Conflict
 from catalog.variants import onnx_manifest
+from catalog.variants.folder import read_object
 from catalog.variants.onnx_manifest import Manifest
 from quantize.onnx_decoder import builder, proof, surgery
 
@@ -96,7 +96,7 @@ def _read_config(source: Path) -> dict[str, Any]:
     missing = [name for name in NEEDED if not (source / name).is_file()]
     if missing:
         raise BadRequest(f"The source folder lacks {', '.join(missing)}.", code="source_incomplete")
-    config = _read_object(source / "config.json")
+    config = read_object(source / "config.json", "source_invalid")
     named = config.get("architectures")
     architecture = named[0] if isinstance(named, list) and named else named
     if architecture not in ARCHITECTURES:
@@ -116,16 +116,6 @@ def _read_config(source: Path) -> dict[str, Any]:
             remedy="Pad the vocabulary to another size.",
         )
     return config
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise BadRequest(f"{path.name} is not a JSON object.", code="source_invalid")
-    return found
 
 
 def _describe(plan: Plan, config: dict[str, Any]) -> Manifest:
@@ -148,7 +138,7 @@ def _describe(plan: Plan, config: dict[str, Any]) -> Manifest:
 
 def _generation_config(source: Path) -> dict[str, Any]:
     path = source / "generation_config.json"
-    return _read_object(path) if path.is_file() else {}
+    return read_object(path, "source_invalid") if path.is_file() else {}
 
 
 def _eos(source: Path, config: dict[str, Any]) -> tuple[int, ...]:

@@ -5,13 +5,13 @@ All failures are `TokenMartError`s with one sentence that names a file, never a 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalog.ground.errors import BadRequest, NotFound
 from catalog.variants import onnx_manifest
+from catalog.variants.folder import read_object
 from catalog.variants.onnx_manifest import Manifest
 from serving.onnx_engine.decoder import Decoder
 from serving.onnx_engine.options import Options
@@ -131,7 +131,7 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _load_template(folder: Path, manifest: Manifest) -> ChatTemplate | None:
-    config = _read_object(folder / TOKENIZER_CONFIG)
+    config = read_object(folder / TOKENIZER_CONFIG, "tokenizer_invalid")
     contents = {
         name: value.get("content") if isinstance(value, dict) else value
         for name, value in config.items()
@@ -154,13 +154,3 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise BadRequest(f"{path.name} is not UTF-8.", code="template_invalid") from None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise BadRequest(f"{path.name} is not a JSON object.", code="tokenizer_invalid")
-    return found

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from support.ledger_lost import lose_an_answer
 from support.ledger_world import T0, TTL, World, usage
 
 from catalog.ground.clock import SECOND_US
 from catalog.ground.errors import Conflict, LedgerCorrupt, PaymentRequired
-from marketplace.ledger import writer as writer_module
 from marketplace.ledger.archive import archive
 from marketplace.ledger.chart import Code, Rule
 from marketplace.ledger.operations import Charge, Done, Entry, Held, Leg, Operation
@@ -400,28 +400,8 @@ def test_a_charge_whose_answer_was_lost_is_not_done_twice(
     world: World, wallet: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The connection breaks just after COMMIT, and an archive takes the events meanwhile."""
-    lost = []
-
-    class OperationalError(Exception):
-        pass
-
-    def lose(connection: Any) -> Any:
-        dialect = original(connection)
-        commit = dialect.commit
-
-        def committed(*, durable: bool) -> None:
-            commit(durable=durable)
-            if not lost:
-                lost.append(True)
-                assert archive(world.database, T0 + 1, tmp_path)
-                raise OperationalError("the server closed the connection unexpectedly")
-
-        dialect.commit = committed
-        return dialect
-
-    original = writer_module.dialect_of
     writer = LedgerWriter(world.database.raw_connection, "lost")
-    monkeypatch.setattr(writer_module, "dialect_of", lose)
+    lost = lose_an_answer(monkeypatch, lambda: archive(world.database, T0 + 1, tmp_path))
     outcomes = _together(
         writer,
         world.charge("c1", (wallet, 15), wallet=15, voucher=0),

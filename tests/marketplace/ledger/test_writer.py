@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from support.ledger_lost import lose_an_answer
 from support.ledger_world import T0, TTL, World, usage
 
 from catalog.ground.database import Database
@@ -258,26 +259,7 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice(
     wallet = world.account("wallet:a", 100)
     world.do(world.hold("c0", (wallet, 20)))
     writer = LedgerWriter(database.raw_connection, "lost")
-    lost = []
-
-    class OperationalError(Exception):
-        pass
-
-    def lose(connection: Any) -> Any:
-        dialect = original(connection)
-        commit = dialect.commit
-
-        def committed(*, durable: bool) -> None:
-            commit(durable=durable)
-            if not lost:
-                lost.append(True)
-                raise OperationalError("the server closed the connection unexpectedly")
-
-        dialect.commit = committed
-        return dialect
-
-    original = writer_module.dialect_of
-    monkeypatch.setattr(writer_module, "dialect_of", lose)
+    lost = lose_an_answer(monkeypatch)
     outcomes = _together(
         writer,
         world.settle("c0", [15], wallet=15, voucher=0),
@@ -368,26 +350,10 @@ def test_nobody_is_told_that_nothing_was_charged_while_that_is_not_known(
     writer = LedgerWriter(database.raw_connection, "away")
     monkeypatch.setattr(writer_module, "_PATIENCE_S", 0.5)
 
-    class OperationalError(Exception):
-        pass
-
-    def break_after_commit(connection: Any) -> Any:
-        dialect = original(connection)
-        commit = dialect.commit
-
-        def committed(*, durable: bool) -> None:
-            commit(durable=durable)
-            monkeypatch.setattr(writer, "_connect", unreachable)
-            raise OperationalError("the server closed the connection unexpectedly")
-
-        dialect.commit = committed
-        return dialect
-
     def unreachable() -> Any:
         raise OSError("no route to host")
 
-    original = writer_module.dialect_of
-    monkeypatch.setattr(writer_module, "dialect_of", break_after_commit)
+    lose_an_answer(monkeypatch, lambda: monkeypatch.setattr(writer, "_connect", unreachable))
     with pytest.raises(Unavailable, match="not known yet"):
         writer.submit(world.charge("c1", (wallet, 30), wallet=30, voucher=0))
     writer.close()
@@ -427,26 +393,7 @@ def test_a_promise_of_nothing_whose_answer_was_lost_is_made_once(
     """A call that costs nothing leaves no row in the chain, so its lane's head tells nothing of it."""
     world = World(database)
     writer = LedgerWriter(database.raw_connection, "lost")
-    lost = []
-
-    class OperationalError(Exception):
-        pass
-
-    def lose(connection: Any) -> Any:
-        dialect = original(connection)
-        commit = dialect.commit
-
-        def committed(*, durable: bool) -> None:
-            commit(durable=durable)
-            if not lost:
-                lost.append(True)
-                raise OperationalError("the server closed the connection unexpectedly")
-
-        dialect.commit = committed
-        return dialect
-
-    original = writer_module.dialect_of
-    monkeypatch.setattr(writer_module, "dialect_of", lose)
+    lost = lose_an_answer(monkeypatch)
     assert _together(writer, world.hold("c1"), world.hold("c2")) == [Held((), "{}")] * 2
     assert lost
     # Whoever made it: the same name at another instant is somebody else's.
