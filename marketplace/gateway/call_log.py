@@ -29,6 +29,7 @@ _LAST_S = 5.0
 _PIECE_BYTES = 4096
 """PIPE_BUF on Linux: more than this, a pipe may mix with what others write (see pipe(7))."""
 _FULL_S = 0.05
+"""How long the writing thread waits for room, where whoever shares the pipe has made it non-blocking."""
 _STANDARD_ERROR = 2
 _encode = msgspec.json.Encoder().encode
 _TELLING = (OSError, TokenMartError)

@@ -52,9 +52,9 @@ def test_a_park_listings_files_are_for_members(market: Market) -> None:
     body = "\n".join(json.dumps(line) for line in lines).encode()
     assert ask(market, f"/api/models/{slug}/commit/main", owner, body) == 200
 
-    def seen() -> list[tuple[int, int]]:
+    def seen() -> list[tuple[int, ...]]:
         pages = (f"/api/listings/{slug}", f"/{slug}/resolve/main/x.txt")
-        return [tuple(ask(market, page, key) for page in pages) for key in (None, member)]  # type: ignore[misc]
+        return [tuple(ask(market, page, key) for page in pages) for key in (None, member)]
 
     developer = Actor("dev", frozenset({Part.DEVELOPER}))
     operator = Actor("operator", frozenset({Part.OPERATOR}))

@@ -30,9 +30,8 @@ def test_a_second_one_leaves_the_first_alone(market: Market, client: openai.Open
     assert answer.choices[0].message.content
 
 
+@pytest.mark.parametrize("market", ["sqlite"], indirect=True)
 def test_an_sqlite_file_has_one_office(market: Market) -> None:
-    if market.database.kind != "sqlite":
-        pytest.skip("several may share a PostgreSQL")
     for command in (("up",), ("serve", "gateway")):
         second = market.run(*command, "--port", "0")
         assert second.returncode == 1

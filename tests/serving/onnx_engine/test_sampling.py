@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,8 +51,8 @@ def test_only_the_most_likely_are_drawn(sampling: Sampling, allowed: set[int]) -
     assert set(_drawn(sampling)) == allowed
 
 
-def _written(prompt: list[int], times: int, **penalties: float) -> list[int]:
-    sampler = Sampler(Sampling(temperature=0, **penalties), 0, prompt)  # type: ignore[arg-type]
+def _written(prompt: list[int], times: int, **penalties: Any) -> list[int]:
+    sampler = Sampler(Sampling(temperature=0, **penalties), 0, prompt)
     return [sampler.choose(LOGITS) for _ in range(times)]
 
 
