@@ -1,0 +1,22 @@
+// The extension module: each part adds what Python may call of it.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "module.hpp"
+
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_core", "The compiled part of the express lane.", -1, nullptr, nullptr, nullptr, nullptr,
+    nullptr,
+};
+
+PyMODINIT_FUNC PyInit__core() {
+  PyObject* module = PyModule_Create(&definition);
+  if (module == nullptr) return nullptr;
+  for (auto add : {express::add_text, express::add_pay, express::add_charges, express::add_core}) {
+    if (add(module) < 0) {
+      Py_DECREF(module);
+      return nullptr;
+    }
+  }
+  return module;
+}
