@@ -29,7 +29,7 @@ bool read_text(PyObject* object, const char* name, std::string& value) {
   return true;
 }
 
-bool NumberSlot::find(PyObject* type, const char* name) {
+bool find_slot(PyObject* type, const char* name, Py_ssize_t& offset) {
   const Ref descriptor = attribute(type, name);
   if (!descriptor) return false;
   if (!Py_IS_TYPE(descriptor.get(), &PyMemberDescr_Type)) {
@@ -41,16 +41,14 @@ bool NumberSlot::find(PyObject* type, const char* name) {
     PyErr_Format(PyExc_TypeError, "%s holds no object", name);
     return false;
   }
-  offset_ = member->offset;
+  offset = member->offset;
   return true;
 }
 
-static PyObject** slot_of(PyObject* object, Py_ssize_t offset) {
-  return reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + offset);
-}
+bool NumberSlot::find(PyObject* type, const char* name) { return find_slot(type, name, offset_); }
 
 bool NumberSlot::read(PyObject* object, std::int64_t& value) const {
-  PyObject* held = *slot_of(object, offset_);
+  PyObject* held = slot_at(object, offset_);
   if (held == nullptr) {
     PyErr_SetString(PyExc_AttributeError, "an empty slot");
     return false;

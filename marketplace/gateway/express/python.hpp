@@ -56,7 +56,24 @@ bool read_text(PyObject* object, const char* name, std::string& value);
 // Tells the interpreter of an error that nobody can be told of, and clears it.
 inline void unraisable(PyObject* where) { PyErr_WriteUnraisable(where); }
 
-// A slot (`__slots__`) of a Python class that holds an integer, read and written where it lies.
+// Where a slot (`__slots__`) of a Python class lies in its objects; false with a Python error set.
+bool find_slot(PyObject* type, const char* name, Py_ssize_t& offset);
+
+inline PyObject** slot_of(PyObject* object, Py_ssize_t offset) {
+  return reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + offset);
+}
+inline PyObject* slot_at(PyObject* object, Py_ssize_t offset) { return *slot_of(object, offset); }  // borrowed, or null
+// Puts a new reference into a slot; null (with an error set) leaves it and tells the interpreter.
+inline void put_slot(PyObject* object, Py_ssize_t offset, PyObject* fresh) {
+  if (fresh == nullptr) {
+    unraisable(object);
+    return;
+  }
+  PyObject* old = std::exchange(*slot_of(object, offset), fresh);
+  Py_XDECREF(old);
+}
+
+// A slot that holds an integer, read and written where it lies.
 class NumberSlot {
  public:
   bool find(PyObject* type, const char* name);  // false with a Python error set

@@ -1,0 +1,32 @@
+// A place on an engine that is well: `serving.routing.router` for the one engine of a listing, with nothing odd
+// about it. Python's objects are what is counted in; whatever else there may be is Python's to decide.
+#pragma once
+#include "python.hpp"
+
+namespace express {
+
+struct Place {
+  Ref health;
+  double started_s = 0;
+};
+
+class Places {
+ public:
+  bool find(PyObject* router);  // a serving.routing.Router; false with a Python error set
+
+  // `Router.choose` of one endpoint that is known, open to everybody and without a bound; false: ask Python.
+  bool take(PyObject* endpoint_id, Place& place) const;
+  void answered(const Place& place) const;                          // `Router.answered`
+  void ended(Place& place, std::int64_t output_tokens) const;       // `Router.ended`
+  void abandoned(Place& place) const;                               // `Router.abandoned`
+  Ref choice(Place& place, PyObject* endpoint, PyObject* caller) const;  // a `Choice`, not `place`'s any more
+
+ private:
+  void leave(const Place& place, double now_s) const;
+
+  Ref router_, known_, choice_type_, append_;
+  Py_ssize_t shut_until_at_ = 0, used_at_ = 0, rates_at_ = 0, first_tokens_at_ = 0;
+  NumberSlot in_flight_, successes_;
+};
+
+}  // namespace express
