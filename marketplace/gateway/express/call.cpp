@@ -22,21 +22,6 @@ void append_chunk(std::string& out, View piece) {
   out.append(size, static_cast<std::size_t>(digits)).append("\r\n").append(piece).append("\r\n");
 }
 
-// Calls and forgets; whoever is called must not fail.
-void tell(PyObject* function, PyObject* const* arguments, std::size_t count) {
-  const Ref answer(PyObject_Vectorcall(function, arguments, count, nullptr));
-  if (!answer) unraisable(function);
-}
-
-bool tell_method(PyObject* object, const char* name, PyObject* argument = nullptr) {
-  const Ref method = text(name);
-  if (!method) return false;
-  PyObject* arguments[] = {object, argument};
-  const Ref answer(PyObject_VectorcallMethod(method.get(), arguments, argument == nullptr ? 1 : 2, nullptr));
-  if (!answer) unraisable(object);
-  return static_cast<bool>(answer);
-}
-
 Ref as_tuple(const std::vector<Leg>& legs) {
   Ref made(PyTuple_New(static_cast<Py_ssize_t>(legs.size())));
   for (std::size_t i = 0; made && i < legs.size(); ++i) {
@@ -77,18 +62,18 @@ bool LaneState::prepare() {
   const struct {
     const char* name;
     Ref& into;
-  } wanted[] = {{"books", books},   {"loop", loop},           {"open_reserves", open_reserves}, {"enter", enter},
-                {"choose", choose}, {"answered", answered},   {"ended", ended},                 {"charge", charge},
-                {"seen", seen},     {"abandoned", abandoned}, {"resumed", resumed}};
+  } wanted[] = {{"books", books}, {"loop", loop}, {"reserves", reserves}, {"charge", charge}, {"seen", seen},
+                {"resumed", resumed}};
   for (const auto& [name, into] : wanted) {
     into = attribute(from, name);
     if (!into) return false;
   }
-  if (!PyDict_Check(open_reserves.get())) {
-    PyErr_SetString(PyExc_TypeError, "open_reserves is no dict");
-    return false;
-  }
-  const Ref reserve = attribute(from, "reserve_type");
+  const Ref of_limits = attribute(from, "limits"), router = attribute(from, "router");
+  if (!of_limits || !router || !limits.find(of_limits.get()) || !places.find(router.get())) return false;
+  open_reserves = attribute(reserves.get(), "_open");
+  if (!open_reserves || !PyDict_Check(open_reserves.get())) return false;
+  const Ref module(PyImport_ImportModule("marketplace.gateway.reserves"));
+  const Ref reserve = module ? attribute(module.get(), "Reserve") : Ref();
   return reserve && reserve_amount.find(reserve.get(), "amount") && reserve_out.find(reserve.get(), "out") &&
          reserve_calls.find(reserve.get(), "calls") && reserve_most.find(reserve.get(), "most") &&
          read_number(from, "default_max_tokens", default_max_tokens) && read_number(from, "slow_us", slow_us) &&
@@ -153,7 +138,7 @@ bool Call::promise() {
   if (plan_.shortfall != 0 || plan_.legs.empty()) return false;
   i64 empty_until_us[64] = {};
   if (!plan_.skipped.empty()) {
-    const Ref empty = attribute(lane_.hooks.get(), "empty_until_us");
+    const Ref empty = attribute(lane_.reserves.get(), "_empty_until_us");
     for (std::size_t i = 0; empty && i < accounts.size(); ++i) {
       PyObject* until = PyDict_GetItemWithError(empty.get(), known_->accounts[i].get());
       if (until != nullptr) empty_until_us[i] = PyLong_AsLongLong(until);
@@ -196,32 +181,14 @@ void Call::let_go() {
   promised_.clear();
 }
 
-// Takes its part of every limit and a place on the engine; false when it gets them not or not as a matter of course.
+// Takes its part of every limit and a place on the engine; false when it does not get them as a matter of course.
 bool Call::take_place() {
-  const Ref tokens = number(input_tokens_ + max_tokens_);
-  const Ref at_us = number(began_us_);
-  if (!tokens || !at_us) return false;
-  PyObject* limits[] = {known_->quotas.get(), tokens.get(), at_us.get()};
-  const Ref entered(PyObject_Vectorcall(lane_.enter.get(), limits, 3, nullptr));
-  PyObject* ticket = nullptr;
-  const char* headers = nullptr;
-  Py_ssize_t size = 0;
-  if (!entered) unraisable(lane_.enter.get());
-  if (!entered || entered.get() == Py_None) return false;
-  if (!PyArg_ParseTuple(entered.get(), "Oy#", &ticket, &headers, &size)) {
-    unraisable(lane_.enter.get());
+  if (!lane_.limits.enter(known_->quotas, input_tokens_ + max_tokens_, began_us_, taken_)) return false;
+  if (!lane_.places.take(known_->endpoint_id.get(), place_)) {
+    lane_.limits.leave(taken_, 0);
     return false;
   }
-  PyObject* terms[] = {known_->object.get()};
-  Ref choice(PyObject_Vectorcall(lane_.choose.get(), terms, 1, nullptr));
-  if (!choice) unraisable(lane_.choose.get());
-  if (!choice || choice.get() == Py_None) {
-    tell_method(ticket, "leave");
-    return false;
-  }
-  ticket_ = Ref::share(ticket);
-  choice_ = std::move(choice);
-  limit_headers_.assign(headers, static_cast<std::size_t>(size));
+  lane_.limits.append_headers(taken_, limit_headers_);
   return true;
 }
 
@@ -253,8 +220,7 @@ void Call::piece(View bytes) {
     std::string out;
     if (!head_out_) {
       head_out_ = true;
-      PyObject* choice[] = {choice_.get()};
-      tell(lane_.answered.get(), choice, 1);
+      lane_.places.answered(place_);
       first_token_us_ = now_us() - began_us_;
       out = stream_head();
     }
@@ -364,13 +330,9 @@ void Call::booked() {
     end_stream();
   else
     answer_whole();
-  const Ref tokens = number(output_tokens);
-  PyObject* ended[] = {choice_.get(), tokens.get()};
-  tell(lane_.ended.get(), ended, 2);
+  lane_.places.ended(place_, output_tokens);
   let_go();
-  const Ref used = number(used_.input() + output_tokens);
-  tell_method(ticket_.get(), "settle", used.get());
-  tell_method(ticket_.get(), "leave");
+  lane_.limits.leave(taken_, used_.input() + output_tokens);
   ++counted.answered;
   const std::int64_t over_us = now_us();
   if (over_us - began_us_ >= lane_.slow_us) {
@@ -428,8 +390,7 @@ void Call::end_stream() {
   last.append("\n\ndata: [DONE]\n\n");
   std::string out;
   if (!head_out_) {
-    PyObject* choice[] = {choice_.get()};
-    tell(lane_.answered.get(), choice, 1);
+    lane_.places.answered(place_);
     out = stream_head();
   }
   append_chunk(out, last);
@@ -457,9 +418,8 @@ void Call::give_up(const char* kind, bool sent) {
     // Not even that could be said: give back what was taken, and let Python serve the request from its start.
     unraisable(lane_.resumed.get());
     let_go();
-    PyObject* choice[] = {choice_.get()};
-    tell(lane_.abandoned.get(), choice, 1);
-    tell_method(ticket_.get(), "leave");
+    if (place_.health) lane_.places.abandoned(place_);
+    lane_.limits.leave(taken_, 0);
     resumed = Ref::share(Py_None);
   }
   Client* client = client_;
@@ -486,11 +446,13 @@ PyObject* Call::arguments_of(const char* kind, bool sent) {
     const Ref key = bytes(name), held = bytes(value);
     if (!key || !held || PyDict_SetItem(headers.get(), key.get(), held.get()) < 0) return nullptr;
   }
+  const Ref ticket = lane_.limits.ticket(taken_);
+  const Ref choice = lane_.places.choice(place_, known_->endpoint.get(), known_->org_id.get());
   const Ref accounts_open(PyList_AsTuple(open.get()));
   const bool stream = streamed_ && (answer_.status == 0 || answer_.status == 200);
   const Ref body = stream ? bytes(reader_.tail()) : bytes(answer_.body);
-  if (!accounts_open || !body) return nullptr;
-  return Py_BuildValue("OOOOOsLLLLLLOsOOiOO", known_->object.get(), ticket_.get(), choice_.get(), promised.get(),
+  if (!ticket || !choice || !accounts_open || !body) return nullptr;
+  return Py_BuildValue("OOOOOsLLLLLLOsOOiOO", known_->object.get(), ticket.get(), choice.get(), promised.get(),
                        accounts_open.get(), id_.c_str(), static_cast<long long>(began_us_),
                        static_cast<long long>(held_at_us_), static_cast<long long>(first_token_us_),
                        static_cast<long long>(answered_at_us_), static_cast<long long>(input_tokens_),

@@ -11,10 +11,12 @@
 #include <vector>
 
 #include "charges.hpp"
+#include "counted.hpp"
+#include "limits.hpp"
 #include "pay.hpp"
+#include "places.hpp"
 #include "request.hpp"
 #include "stream.hpp"
-#include "counted.hpp"
 #include "wire.hpp"
 
 namespace express {
@@ -25,7 +27,8 @@ class Call;
 struct Known {
   std::unique_ptr<Terms> terms;
   Ref object;  // Python's Terms
-  Ref quotas;
+  Ref endpoint, endpoint_id, org_id;
+  std::vector<Quota> quotas;
   std::vector<Ref> accounts;  // those of `accounts_of`, as Python's integers
   Engine* engine = nullptr;
   std::string head;          // the engine's request head: all that is the same each time
@@ -40,8 +43,10 @@ struct LaneState {
   bool prepare();  // false with a Python error set
   void collect();  // takes note of charges that have been answered
 
-  Ref hooks, books, loop, open_reserves;
-  Ref enter, choose, answered, ended, abandoned, charge, resumed, seen;  // bound methods of `hooks`
+  Ref hooks, books, loop, reserves, open_reserves;
+  Ref charge, resumed, seen;  // bound methods of `hooks`
+  Limits limits;
+  Places places;
   NumberSlot reserve_amount, reserve_out, reserve_calls, reserve_most;
   Wire* wire = nullptr;
   std::unique_ptr<ChargeWriter> charges;
@@ -87,7 +92,9 @@ class Call final : public Reader {
   Client* client_;
   std::shared_ptr<const Known> known_;
   Flight* flight_ = nullptr;
-  Ref ticket_, choice_, waiting_;
+  Ref waiting_;
+  Taken taken_;
+  Place place_;
   std::string limit_headers_, id_, sha256_;
   std::vector<std::pair<PyObject*, i64>> promised_;  // reserves (with a reference) and how much of each
   std::uint64_t open_ = 0;

@@ -130,8 +130,12 @@ PyObject* Open::learn(PyObject* arguments) {
   if (known->context == 0) known->context = kNoContext;
   if (known->usual_tokens == 0) known->usual_tokens = lane_.default_max_tokens;
   append_json(known->engine_model, engine_model);
-  known->quotas = attribute(object, "quotas");
-  if (!known->quotas) return nullptr;
+  const Ref quotas = attribute(object, "quotas"), key = attribute(object, "key");
+  if (!quotas || !key || !read_quotas(quotas.get(), known->quotas)) return nullptr;
+  known->endpoint = Ref::share(endpoint.get());
+  known->endpoint_id = attribute(endpoint.get(), "id");
+  known->org_id = attribute(key.get(), "org_id");
+  if (!known->endpoint_id || !known->org_id) return nullptr;
   for (const i64 account : accounts_of(*known->terms)) {
     known->accounts.push_back(number(account));
     if (!known->accounts.back()) return nullptr;

@@ -84,7 +84,7 @@ bool Limits::find(PyObject* limits) {
   const Ref meter = attribute(meters.get(), "Meter");
   PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(limits));
   return ticket_type_ && meter && now_ps_.find(type, "now_ps") && origin_us_.find(type, "_origin_us") &&
-         shifted_ps_.find(type, "shifted_ps") && find_slot(type, "_meters", meters_at_) &&
+         shifted_us_.find(type, "shifted_us") && find_slot(type, "_meters", meters_at_) &&
          find_slot(meter.get(), "quota", quota_at_) && requests_at_ps_.find(meter.get(), "requests_at_ps") &&
          tokens_at_ps_.find(meter.get(), "tokens_at_ps") && running_.find(meter.get(), "running") &&
          request_ps_.find(meter.get(), "request_ps") && burst_ps_.find(meter.get(), "burst_ps") &&
@@ -101,7 +101,7 @@ bool Limits::enter(const std::vector<Quota>& quotas, std::int64_t tokens, std::i
   std::int64_t before_ps = 0, origin_us = 0;
   PyObject* known = slot_at(limits_.get(), meters_at_);
   if (quotas.size() > kMostQuotas || known == nullptr || !now_ps_.read(limits_.get(), before_ps) ||
-      !origin_us_.read(limits_.get(), origin_us) || !shifted_ps_.read(limits_.get(), taken.shifted_ps)) {
+      !origin_us_.read(limits_.get(), origin_us) || !shifted_us_.read(limits_.get(), taken.shifted_us)) {
     PyErr_Clear();
     return false;
   }
@@ -179,8 +179,8 @@ void Limits::append_headers(const Taken& taken, std::string& out) const {
 }
 
 void Limits::leave(Taken& taken, std::int64_t tokens_used) {
-  std::int64_t now_ps = 0, shifted_ps = 0;
-  if (!now_ps_.read(limits_.get(), now_ps) || !shifted_ps_.read(limits_.get(), shifted_ps)) PyErr_Clear();
+  std::int64_t now_ps = 0, shifted_us = 0;
+  if (!now_ps_.read(limits_.get(), now_ps) || !shifted_us_.read(limits_.get(), shifted_us)) PyErr_Clear();
   const Wide unused = static_cast<Wide>(taken.reserved) - tokens_used;
   for (std::size_t i = 0; i < taken.count; ++i) {
     PyObject* meter = taken.meters[i];
@@ -188,7 +188,8 @@ void Limits::leave(Taken& taken, std::int64_t tokens_used) {
     if (read(meter, n)) {
       const Wide back = unused * n.token;
       if (unused > 0) {
-        const Wide left = static_cast<Wide>(taken.due_ps[i]) - (shifted_ps - taken.shifted_ps) - now_ps;
+        const Wide left = static_cast<Wide>(taken.due_ps[i]) - now_ps -
+                          static_cast<Wide>(shifted_us - taken.shifted_us) * kUsPs;
         if (left > 0 && n.token != 0)
           tokens_at_ps_.write(meter, n.tokens_at - static_cast<std::int64_t>(back < left ? back : left));
       } else if (unused < 0 && n.token != 0) {
@@ -214,7 +215,7 @@ Ref Limits::ticket(Taken& taken) const {
     PyList_SET_ITEM(due.get(), static_cast<Py_ssize_t>(i), due_ps);
   }
   Ref made(PyObject_CallFunction(ticket_type_.get(), "OOOLL", limits_.get(), meters.get(), due.get(),
-                                 static_cast<long long>(taken.reserved), static_cast<long long>(taken.shifted_ps)));
+                                 static_cast<long long>(taken.reserved), static_cast<long long>(taken.shifted_us)));
   if (made) {
     for (std::size_t i = 0; i < taken.count; ++i) Py_DECREF(taken.meters[i]);
     taken.count = 0;

@@ -19,7 +19,7 @@ struct Taken {
   std::array<PyObject*, kMostQuotas> meters{};  // with a reference each
   std::array<std::int64_t, kMostQuotas> due_ps{};
   std::size_t count = 0;
-  std::int64_t reserved = 0, shifted_ps = 0;
+  std::int64_t reserved = 0, shifted_us = 0;
 };
 
 // The quotas of a key and a listing, as `Quotas.of` made them.
@@ -46,7 +46,7 @@ class Limits {
   bool read(PyObject* meter, Numbers& numbers) const;
 
   Ref limits_, ticket_type_;
-  NumberSlot now_ps_, origin_us_, shifted_ps_;
+  NumberSlot now_ps_, origin_us_, shifted_us_;
   Py_ssize_t meters_at_ = 0, quota_at_ = 0;
   NumberSlot requests_at_ps_, tokens_at_ps_, running_, request_ps_, burst_ps_, token_ps_, most_;
 };
