@@ -62,8 +62,8 @@ bool LaneState::prepare() {
   const struct {
     const char* name;
     Ref& into;
-  } wanted[] = {{"books", books}, {"loop", loop}, {"reserves", reserves}, {"charge", charge}, {"seen", seen},
-                {"resumed", resumed}};
+  } wanted[] = {{"books", books}, {"loop", loop}, {"reserves", reserves}, {"charge", charge}, {"choose", choose},
+                {"seen", seen},   {"resumed", resumed}};
   for (const auto& [name, into] : wanted) {
     into = attribute(from, name);
     if (!into) return false;
@@ -103,30 +103,31 @@ bool Call::begin(LaneState& lane, Client& client, const std::shared_ptr<const Kn
   call->streamed_ = asked.stream;
   call->include_usage_ = asked.include_usage;
   if (!call->promise()) return false;
-  if (!call->take_place()) {
+  if (!call->take_place(body, asked.prompt_cache_key)) {
     call->let_go();
     return false;
   }
+  const Way& way = *call->way_;
   ++lane.counted.promised;
   ++lane.running;
   call->id_ = new_id("gen");
   append_hex(call->sha256_, sha256(body));
   std::string sent;
-  write_request(asked, known->engine_model, max_tokens, sent);
+  write_request(asked, way.engine_model, max_tokens, sent);
   std::string request;
-  request.reserve(known->head.size() + sent.size() + 96);
-  request.append(known->head).append("x-request-id: ").append(call->id_).append("\r\ncontent-length: ");
+  request.reserve(way.head.size() + sent.size() + 96);
+  request.append(way.head).append("x-request-id: ").append(call->id_).append("\r\ncontent-length: ");
   append_number(request, static_cast<std::int64_t>(sent.size()));
   request.append("\r\n\r\n").append(sent);
   client.call = call.get();
-  call->flight_ = known->engine->send(std::move(request), asked.stream, call.get());
+  call->flight_ = way.engine->send(std::move(request), asked.stream, call.get());
   call.release();  // it ends itself, in `finish` or `give_up`
   return true;
 }
 
 // `Reserves.promise`: plans who pays the most that the call may cost, and takes it from the reserves.
 bool Call::promise() {
-  const std::vector<i64>& accounts = accounts_of(*known_->terms);
+  const std::vector<i64>& accounts = accounts_of(known_->terms());
   PyObject* open = lane_.open_reserves.get();
   PyObject* reserves[64];
   for (std::size_t i = 0; i < accounts.size(); ++i) {
@@ -134,7 +135,7 @@ bool Call::promise() {
     if (reserves[i] != nullptr) open_ |= std::uint64_t{1} << i;
   }
   if (open_ == 0) return false;
-  draw(*known_->terms, input_tokens_, max_tokens_, began_us_, open_, plan_);
+  draw(known_->terms(), input_tokens_, max_tokens_, began_us_, open_, plan_);
   if (plan_.shortfall != 0 || plan_.legs.empty()) return false;
   i64 empty_until_us[64] = {};
   if (!plan_.skipped.empty()) {
@@ -148,7 +149,7 @@ bool Call::promise() {
     unraisable(lane_.hooks.get());
     return false;
   }
-  if (!saw_all(*known_->terms, plan_, open_, empty_until_us, began_us_)) return false;
+  if (!saw_all(known_->terms(), plan_, open_, empty_until_us, began_us_)) return false;
   for (const Leg& leg : plan_.legs) {
     std::size_t at = 0;
     while (at < accounts.size() && accounts[at] != leg.account) ++at;
@@ -181,15 +182,65 @@ void Call::let_go() {
   promised_.clear();
 }
 
-// Takes its part of every limit and a place on the engine; false when it does not get them as a matter of course.
-bool Call::take_place() {
+// Takes its part of every limit, its turn and a place on an engine; false when it does not get all of them as a
+// matter of course, and then it has none.
+bool Call::take_place(View body, View hint) {
   if (!lane_.limits.enter(known_->quotas, input_tokens_ + max_tokens_, began_us_, taken_)) return false;
-  if (!lane_.places.take(known_->endpoint_id.get(), place_)) {
+  if (!enter_gate()) {
+    lane_.limits.leave(taken_, 0);
+    return false;
+  }
+  if (known_->ways.size() == 1) {
+    way_ = &known_->ways.front();
+    if (!lane_.places.take(way_->endpoint_id.get(), place_)) way_ = nullptr;
+  } else {
+    const Ref said = bytes(body), meant = text(hint);
+    PyObject* arguments[] = {known_->all.get(), said.get(), meant.get()};
+    Ref chosen(said && meant ? PyObject_Vectorcall(lane_.choose.get(), arguments, 3, nullptr) : nullptr);
+    if (!chosen) unraisable(lane_.choose.get());
+    if (chosen && chosen.get() != Py_None) {
+      const Ref endpoint = attribute(chosen.get(), "candidate"), why = attribute(chosen.get(), "why");
+      for (const Way& way : known_->ways)
+        if (way.endpoint.get() == endpoint.get()) way_ = &way;
+      place_.choice = std::move(chosen);
+      if (!read_text(place_.choice.get(), "why", why_)) way_ = nullptr;
+      if (way_ == nullptr) {
+        PyErr_Clear();
+        lane_.places.abandoned(place_);
+      }
+    }
+  }
+  if (way_ == nullptr) {
+    leave_gate("give_back");
     lane_.limits.leave(taken_, 0);
     return false;
   }
   lane_.limits.append_headers(taken_, limit_headers_);
   return true;
+}
+
+// `FairGate.enter_now`: whether a place is free for it.
+bool Call::enter_gate() {
+  if (!known_->gate) return true;
+  const Ref tokens = number(input_tokens_), name = text("enter_now");
+  PyObject* arguments[] = {known_->gate.get(), known_->org_id.get(), tokens.get()};
+  Ref place(tokens && name ? PyObject_VectorcallMethod(name.get(), arguments, 3, nullptr) : nullptr);
+  if (!place) unraisable(known_->gate.get());
+  if (!place || place.get() == Py_None) return false;
+  gate_place_ = std::move(place);
+  return true;
+}
+
+// `FairGate.leave` with what the call came to, or `give_back` where nothing was made of it.
+void Call::leave_gate(const char* how) {
+  if (!gate_place_) return;
+  const Ref left(View(how) == "leave"
+                     ? PyObject_CallMethod(known_->gate.get(), how, "OLL", gate_place_.get(),
+                                           static_cast<long long>(used_.output + used_.reasoning),
+                                           static_cast<long long>(used_.input()))
+                     : PyObject_CallMethod(known_->gate.get(), how, "O", gate_place_.get()));
+  if (!left) unraisable(known_->gate.get());
+  gate_place_.drop();
 }
 
 void Call::slow(bool slow) {
@@ -254,7 +305,7 @@ void Call::broke(Failure failure) {
 
 // `Exchange._settle`.
 void Call::settle() {
-  if (!express::settle(*known_->terms, plan_, used_, input_tokens_, max_tokens_, began_us_, bill_)) {
+  if (!express::settle(known_->terms(), plan_, used_, input_tokens_, max_tokens_, began_us_, bill_)) {
     give_up("answer");
     return;
   }
@@ -264,8 +315,8 @@ void Call::settle() {
   charge->tx = id_;
   charge->legs = bill_.legs;
   charge->entries = bill_.entries;
-  charge->usage = usage_row(*known_->terms, bill_,
-                            Told{id_, raw_usage_, sha256_, "engine", "ok", "only", began_us_, first_token_us_,
+  charge->usage = usage_row(*way_->terms, bill_,
+                            Told{id_, raw_usage_, sha256_, "engine", "ok", why_, began_us_, first_token_us_,
                                   ended_us_, streamed_});
   charge->at_us = ended_us_;
   charge->whose = this;
@@ -320,6 +371,7 @@ void Call::booked() {
   sums.input_tokens += used_.input();
   sums.output_tokens += output_tokens;
   sums.cost_u += bill_.cost;
+  if (why_ != "only") counted.why(why_);
   const std::int64_t total_us = settled_us - began_us_, upstream_us = answered_at_us_ - held_at_us_;
   counted.call_s.observe_us(total_us);
   counted.upstream_s.observe_us(upstream_us);
@@ -331,13 +383,14 @@ void Call::booked() {
   else
     answer_whole();
   lane_.places.ended(place_, output_tokens);
+  leave_gate("leave");
   let_go();
   lane_.limits.leave(taken_, used_.input() + output_tokens);
   ++counted.answered;
   const std::int64_t over_us = now_us();
   if (over_us - began_us_ >= lane_.slow_us) {
     const Ref answer(PyObject_CallFunction(
-        lane_.seen.get(), "OsLLLLLLLOLLLL", known_->object.get(), id_.c_str(), static_cast<long long>(began_us_),
+        lane_.seen.get(), "OsLLLLLLLOLLLL", way_->object.get(), id_.c_str(), static_cast<long long>(began_us_),
         static_cast<long long>(held_at_us_), static_cast<long long>(first_token_us_),
         static_cast<long long>(answered_at_us_), static_cast<long long>(settled_us), static_cast<long long>(over_us),
         static_cast<long long>(max_tokens_), streamed_ ? Py_True : Py_False, static_cast<long long>(used_.input()),
@@ -418,7 +471,8 @@ void Call::give_up(const char* kind, bool sent) {
     // Not even that could be said: give back what was taken, and let Python serve the request from its start.
     unraisable(lane_.resumed.get());
     let_go();
-    if (place_.health) lane_.places.abandoned(place_);
+    if (lane_.places.taken(place_)) lane_.places.abandoned(place_);
+    leave_gate("give_back");
     lane_.limits.leave(taken_, 0);
     resumed = Ref::share(Py_None);
   }
@@ -430,7 +484,7 @@ void Call::give_up(const char* kind, bool sent) {
 
 // The arguments of `hooks.resumed`; null with a Python error set.
 PyObject* Call::arguments_of(const char* kind, bool sent) {
-  const std::vector<i64>& accounts = accounts_of(*known_->terms);
+  const std::vector<i64>& accounts = accounts_of(known_->terms());
   Ref open(PyList_New(0));
   Ref promised(PyTuple_New(static_cast<Py_ssize_t>(promised_.size())));
   Ref headers(PyDict_New());
@@ -447,18 +501,19 @@ PyObject* Call::arguments_of(const char* kind, bool sent) {
     if (!key || !held || PyDict_SetItem(headers.get(), key.get(), held.get()) < 0) return nullptr;
   }
   const Ref ticket = lane_.limits.ticket(taken_);
-  const Ref choice = lane_.places.choice(place_, known_->endpoint.get(), known_->org_id.get());
+  const Ref choice = lane_.places.choice(place_, way_->endpoint.get(), known_->org_id.get());
   const Ref accounts_open(PyList_AsTuple(open.get()));
   const bool stream = streamed_ && (answer_.status == 0 || answer_.status == 200);
   const Ref body = stream ? bytes(reader_.tail()) : bytes(answer_.body);
   if (!ticket || !choice || !accounts_open || !body) return nullptr;
-  return Py_BuildValue("OOOOOsLLLLLLOsOOiOO", known_->object.get(), ticket.get(), choice.get(), promised.get(),
+  return Py_BuildValue("OOOOOsLLLLLLOsOOiOOOO", way_->object.get(), ticket.get(), choice.get(), promised.get(),
                        accounts_open.get(), id_.c_str(), static_cast<long long>(began_us_),
                        static_cast<long long>(held_at_us_), static_cast<long long>(first_token_us_),
                        static_cast<long long>(answered_at_us_), static_cast<long long>(input_tokens_),
                        static_cast<long long>(max_tokens_), streamed_ ? Py_True : Py_False, kind,
                        sent ? Py_True : Py_False, head_out_ ? Py_True : Py_False, answer_.status, headers.get(),
-                       body.get());
+                       body.get(), known_->gate ? known_->gate.get() : Py_None,
+                       gate_place_ ? gate_place_.get() : Py_None);
 }
 
 }  // namespace express

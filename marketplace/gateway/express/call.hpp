@@ -23,18 +23,27 @@ namespace express {
 
 class Call;
 
-// Who calls what, on which terms: what `learn` was told. Calls under way keep theirs when it is forgotten.
-struct Known {
+// One of the engines of a listing, with the terms of a call that goes there.
+struct Way {
   std::unique_ptr<Terms> terms;
   Ref object;  // Python's Terms
-  Ref endpoint, endpoint_id, org_id;
-  std::vector<Quota> quotas;
-  std::vector<Ref> accounts;  // those of `accounts_of`, as Python's integers
+  Ref endpoint, endpoint_id;
   Engine* engine = nullptr;
   std::string head;          // the engine's request head: all that is the same each time
   std::string engine_model;  // its name there, as JSON
+};
+
+// Who calls what, on which terms: what `learn` was told. Calls under way keep theirs when it is forgotten.
+struct Known {
+  std::vector<Way> ways;      // their prices and payers are the same
+  std::vector<Ref> accounts;  // those of `accounts_of`, as Python's integers
+  std::vector<Quota> quotas;
+  Ref all, org_id;  // the tuple of Terms that Python gave
+  Ref gate;         // the listing's FairGate, nothing where its engines take any number of calls
   std::string slug, price_version_id;
   std::int64_t until_us = 0, context = 0, usual_tokens = 0;
+
+  const Terms& terms() const { return *ways.front().terms; }
 };
 
 // What all calls share.
@@ -44,7 +53,7 @@ struct LaneState {
   void collect();  // takes note of charges that have been answered
 
   Ref hooks, books, loop, reserves, open_reserves;
-  Ref charge, resumed, seen;  // bound methods of `hooks`
+  Ref charge, choose, resumed, seen;  // bound methods of `hooks`
   Limits limits;
   Places places;
   NumberSlot reserve_amount, reserve_out, reserve_calls, reserve_most;
@@ -75,7 +84,9 @@ class Call final : public Reader {
   Call(LaneState& lane, Client& client, std::shared_ptr<const Known> known) noexcept
       : lane_(lane), client_(&client), known_(std::move(known)) {}
   bool promise();
-  bool take_place();
+  bool take_place(View body, View hint);
+  bool enter_gate();
+  void leave_gate(const char* how);
   void let_go();
   void settle();
   void charge_in_python(const Charge& charge);
@@ -91,11 +102,13 @@ class Call final : public Reader {
   LaneState& lane_;
   Client* client_;
   std::shared_ptr<const Known> known_;
+  const Way* way_ = nullptr;
   Flight* flight_ = nullptr;
   Ref waiting_;
   Taken taken_;
   Place place_;
-  std::string limit_headers_, id_, sha256_;
+  Ref gate_place_;
+  std::string limit_headers_, id_, sha256_, why_ = "only";
   std::vector<std::pair<PyObject*, i64>> promised_;  // reserves (with a reference) and how much of each
   std::uint64_t open_ = 0;
   Plan plan_;

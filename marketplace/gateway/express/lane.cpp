@@ -78,6 +78,7 @@ class Open : public Express {
 
  private:
   PyObject* learn(PyObject* arguments);
+  bool read_way(PyObject* object, Way& way);
   PyObject* open_charges(PyObject* arguments);
 
   LaneState lane_;
@@ -103,45 +104,58 @@ bool Open::takes(Client& client, const Head& head, View body) {
   return Call::begin(lane_, client, known, asked_, body, at_us, input_tokens, max_tokens);
 }
 
+// Reads the terms of a call to one of the engines. False with a Python error set; or without one, where the lane
+// is not to serve them.
+bool Open::read_way(PyObject* object, Way& way) {
+  way.object = Ref::share(object);
+  way.terms = Terms::of(object, lane_.books.get());
+  if (!way.terms) return false;
+  way.endpoint = attribute(object, "endpoint");
+  sockaddr_storage address;
+  socklen_t length = 0;
+  std::string model;
+  if (!way.endpoint || !read_address(object, address, length) || !read_text(object, "head", way.head) ||
+      !read_text(way.endpoint.get(), "model", model))
+    return false;
+  way.endpoint_id = attribute(way.endpoint.get(), "id");
+  append_json(way.engine_model, model);
+  way.engine = lane_.wire->engine(address, length);
+  return way.endpoint_id && way.engine != nullptr;
+}
+
 PyObject* Open::learn(PyObject* arguments) {
   const char* digest = nullptr;
   const char* model = nullptr;
   Py_ssize_t digest_size = 0, model_size = 0;
-  PyObject* object = nullptr;
-  if (!PyArg_ParseTuple(arguments, "y#s#O", &digest, &digest_size, &model, &model_size, &object)) return nullptr;
+  PyObject *all = nullptr, *gate = nullptr;
+  if (!PyArg_ParseTuple(arguments, "y#s#O!O", &digest, &digest_size, &model, &model_size, &PyTuple_Type, &all, &gate))
+    return nullptr;
   auto known = std::make_shared<Known>();
-  known->object = Ref::share(object);
-  known->terms = Terms::of(object, lane_.books.get());
-  if (!known->terms) return PyErr_Occurred() != nullptr ? nullptr : Py_NewRef(Py_False);
-  const Ref record = attribute(object, "record");
-  const Ref endpoint = attribute(object, "endpoint");
-  if (!record || !endpoint) return nullptr;
+  known->all = Ref::share(all);
+  if (gate != Py_None) known->gate = Ref::share(gate);
+  known->ways.resize(static_cast<std::size_t>(PyTuple_GET_SIZE(all)));
+  for (std::size_t i = 0; i < known->ways.size(); ++i) {
+    if (!read_way(PyTuple_GET_ITEM(all, static_cast<Py_ssize_t>(i)), known->ways[i]))
+      return PyErr_Occurred() != nullptr ? nullptr : Py_NewRef(Py_False);
+  }
+  if (known->ways.empty()) Py_RETURN_FALSE;
+  PyObject* first = known->ways.front().object.get();
+  const Ref record = attribute(first, "record"), key = attribute(first, "key"), quotas = attribute(first, "quotas");
+  if (!record || !key || !quotas || !read_quotas(quotas.get(), known->quotas)) return nullptr;
+  known->org_id = attribute(key.get(), "org_id");
   const Ref listing = attribute(record.get(), "listing");
-  sockaddr_storage address;
-  socklen_t length = 0;
-  std::string engine_model;
-  if (!listing || !read_address(object, address, length) || !read_number(object, "until_us", known->until_us) ||
+  if (!known->org_id || !listing || !read_number(first, "until_us", known->until_us) ||
       !read_number(listing.get(), "context_length", known->context, kNoContext) ||
       !read_number(listing.get(), "max_output_tokens", known->usual_tokens) ||
-      !read_text(listing.get(), "slug", known->slug) || !read_text(object, "head", known->head) ||
-      !read_text(endpoint.get(), "model", engine_model) ||
+      !read_text(listing.get(), "slug", known->slug) ||
       !read_text(record.get(), "price_version_id", known->price_version_id))
     return nullptr;
   if (known->context == 0) known->context = kNoContext;
   if (known->usual_tokens == 0) known->usual_tokens = lane_.default_max_tokens;
-  append_json(known->engine_model, engine_model);
-  const Ref quotas = attribute(object, "quotas"), key = attribute(object, "key");
-  if (!quotas || !key || !read_quotas(quotas.get(), known->quotas)) return nullptr;
-  known->endpoint = Ref::share(endpoint.get());
-  known->endpoint_id = attribute(endpoint.get(), "id");
-  known->org_id = attribute(key.get(), "org_id");
-  if (!known->endpoint_id || !known->org_id) return nullptr;
-  for (const i64 account : accounts_of(*known->terms)) {
+  for (const i64 account : accounts_of(known->terms())) {
     known->accounts.push_back(number(account));
     if (!known->accounts.back()) return nullptr;
   }
-  known->engine = lane_.wire->engine(address, length);
-  if (known->engine == nullptr) Py_RETURN_FALSE;
   if (known_.size() >= kMostKnown) known_.clear();
   known_[std::string(digest, static_cast<std::size_t>(digest_size)) +
          std::string(model, static_cast<std::size_t>(model_size))] = std::move(known);

@@ -6,6 +6,12 @@ namespace {
 
 constexpr Py_ssize_t kSweep = 64;  // `router._SWEEP`: beyond it Python looks whom to forget
 
+void tell(PyObject* method, PyObject* choice, PyObject* more = nullptr) {
+  PyObject* arguments[] = {choice, more};
+  const Ref done(PyObject_Vectorcall(method, arguments, more == nullptr ? 1 : 2, nullptr));
+  if (!done) unraisable(method);
+}
+
 void note(PyObject* samples, PyObject* append, double now_s, double value) {
   const Ref sample(Py_BuildValue("(dd)", now_s, value));
   PyObject* arguments[] = {samples, sample.get()};
@@ -24,7 +30,10 @@ bool Places::find(PyObject* router) {
   router_ = Ref::share(router);
   known_ = attribute(router, "_known");
   append_ = text("append");
-  return health && choice_type_ && known_ && append_ && PyDict_Check(known_.get()) &&
+  answered_ = attribute(router, "answered");
+  ended_ = attribute(router, "ended");
+  abandoned_ = attribute(router, "abandoned");
+  return answered_ && ended_ && abandoned_ && health && choice_type_ && known_ && append_ && PyDict_Check(known_.get()) &&
          find_slot(health.get(), "shut_until_s", shut_until_at_) && find_slot(health.get(), "used_s", used_at_) &&
          find_slot(health.get(), "rates", rates_at_) && find_slot(health.get(), "first_tokens", first_tokens_at_) &&
          in_flight_.find(health.get(), "in_flight") && successes_.find(health.get(), "successes");
@@ -58,11 +67,21 @@ void Places::leave(const Place& place, double now_s) const {
 }
 
 void Places::answered(const Place& place) const {
+  if (place.choice) {
+    tell(answered_.get(), place.choice.get());
+    return;
+  }
   const double now_s = monotonic_s();
   note(slot_at(place.health.get(), first_tokens_at_), append_.get(), now_s, now_s - place.started_s);
 }
 
 void Places::ended(Place& place, std::int64_t output_tokens) const {
+  if (place.choice) {
+    const Ref tokens = number(output_tokens);
+    tell(ended_.get(), place.choice.get(), tokens.get());
+    place.choice.drop();
+    return;
+  }
   const double now_s = monotonic_s();
   leave(place, now_s);
   std::int64_t successes = 0;
@@ -75,11 +94,17 @@ void Places::ended(Place& place, std::int64_t output_tokens) const {
 }
 
 void Places::abandoned(Place& place) const {
+  if (place.choice) {
+    tell(abandoned_.get(), place.choice.get());
+    place.choice.drop();
+    return;
+  }
   leave(place, monotonic_s());
   place.health.drop();
 }
 
 Ref Places::choice(Place& place, PyObject* endpoint, PyObject* caller) const {
+  if (place.choice) return std::move(place.choice);
   Ref made(PyObject_CallFunction(choice_type_.get(), "OOsdOO", endpoint, place.health.get(), "only", place.started_s,
                                  Py_None, caller));
   if (made) place.health.drop();
