@@ -7,6 +7,7 @@ namespace express {
 namespace {
 
 constexpr std::int64_t kPlenty = std::int64_t{1} << 62;  // `reserves._PLENTY`: what an account with a reserve has
+constexpr std::int64_t kBytesAToken = 4;                // `turns._BYTES_A_TOKEN`
 constexpr View kJson = "application/json";
 constexpr View kEvents = "text/event-stream; charset=utf-8";
 constexpr View kOk = "HTTP/1.1 200 OK\r\n";
@@ -222,7 +223,7 @@ bool Call::take_place(View body, View hint) {
 // `FairGate.enter_now`: whether a place is free for it.
 bool Call::enter_gate() {
   if (!known_->gate) return true;
-  const Ref tokens = number(input_tokens_), name = text("enter_now");
+  const Ref tokens = number(input_tokens_ / kBytesAToken), name = text("enter_now");
   PyObject* arguments[] = {known_->gate.get(), known_->org_id.get(), tokens.get()};
   Ref place(tokens && name ? PyObject_VectorcallMethod(name.get(), arguments, 3, nullptr) : nullptr);
   if (!place) unraisable(known_->gate.get());
