@@ -167,7 +167,11 @@ bool read_field(Kind kind, View value, Asked& asked, std::int64_t& max_tokens, s
     case Kind::plain: return true;
     case Kind::messages: return value.front() == '[';
     case Kind::one: return value == "1" || value == NOTHING;
-    case Kind::hint: return value.front() == '"' || value == NOTHING;
+    case Kind::hint:
+      if (value == NOTHING) return true;
+      if (value.front() != '"' || value.find('\\') != View::npos) return false;
+      asked.prompt_cache_key = value.substr(1, value.size() - 2);
+      return true;
     case Kind::stream: return value == NOTHING || read_bool(value, asked.stream);
     case Kind::stream_options: return read_stream_options(value, asked.include_usage);
     case Kind::max_tokens: return read_bound(value, max_tokens);
