@@ -331,7 +331,7 @@ void append_member(std::string& out, View name, View value) {
 
 bool read_request(View body, Asked& asked) {
   asked.fields.clear();
-  asked.model = {};
+  asked.model = asked.prompt_cache_key = {};
   asked.stream = asked.include_usage = false;
   std::int64_t max_tokens = 0, max_completion_tokens = 0;
   std::uint64_t seen = 0;
