@@ -11,7 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
-_FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall", "-Wextra"]
+_FLAGS = [
+    "-std=c++17",
+    "-O2",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wextra",
+]
 
 
 def build(compiler: str = "c++", extra: tuple[str, ...] = ()) -> Path:
@@ -25,7 +33,9 @@ def build(compiler: str = "c++", extra: tuple[str, ...] = ()) -> Path:
         made.append(objects / f"{source.stem}.o")
         changed = max(source.stat().st_mtime, newest_header)
         if not made[-1].exists() or made[-1].stat().st_mtime < changed:
-            commands.append([compiler, *_FLAGS, *extra, include, "-c", str(source), "-o", str(made[-1])])
+            commands.append(
+                [compiler, *_FLAGS, *extra, include, "-c", str(source), "-o", str(made[-1])]
+            )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda command: subprocess.run(command, check=True), commands))
     target = HERE / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -37,4 +47,7 @@ def build(compiler: str = "c++", extra: tuple[str, ...] = ()) -> Path:
 
 
 if __name__ == "__main__":
-    print(build(os.environ.get("CXX", "c++"), tuple(shlex.split(os.environ.get("CXXFLAGS", "")))), file=sys.stderr)
+    print(
+        build(os.environ.get("CXX", "c++"), tuple(shlex.split(os.environ.get("CXXFLAGS", "")))),
+        file=sys.stderr,
+    )
