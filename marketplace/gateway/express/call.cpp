@@ -56,6 +56,8 @@ Ref as_tuple(const std::vector<Value>& row) {
   return made;
 }
 
+bool is_conflict(PyObject* error) { return View(Py_TYPE(error)->tp_name) == "Conflict"; }
+
 }  // namespace
 
 bool LaneState::prepare() {
@@ -346,6 +348,7 @@ void Call::charged(std::unique_ptr<Charge> charge, Outcome outcome) {
   if (outcome == Outcome::booked) {
     booked();
   } else if (outcome == Outcome::unsure) {
+    unsure_ = true;
     charge_in_python(*charge);
   } else {
     settling_ = false;
@@ -355,7 +358,8 @@ void Call::charged(std::unique_ptr<Charge> charge, Outcome outcome) {
 
 void Call::charged_by_python(PyObject* error) {
   waiting_.drop();
-  if (error == nullptr) {
+  // Who else would have used this id: the try that was unsure has been booked after all.
+  if (error == nullptr || (unsure_ && is_conflict(error))) {
     booked();
     return;
   }
@@ -391,12 +395,12 @@ void Call::booked() {
   const std::int64_t over_us = now_us();
   if (over_us - began_us_ >= lane_.slow_us) {
     const Ref answer(PyObject_CallFunction(
-        lane_.seen.get(), "OsLLLLLLLOLLLL", way_->object.get(), id_.c_str(), static_cast<long long>(began_us_),
+        lane_.seen.get(), "OsLLLLLLLOLLLLs", way_->object.get(), id_.c_str(), static_cast<long long>(began_us_),
         static_cast<long long>(held_at_us_), static_cast<long long>(first_token_us_),
         static_cast<long long>(answered_at_us_), static_cast<long long>(settled_us), static_cast<long long>(over_us),
         static_cast<long long>(max_tokens_), streamed_ ? Py_True : Py_False, static_cast<long long>(used_.input()),
         static_cast<long long>(used_.cache_read), static_cast<long long>(output_tokens),
-        static_cast<long long>(bill_.cost)));
+        static_cast<long long>(bill_.cost), why_.c_str()));
     if (!answer) unraisable(lane_.seen.get());
   }
   finish();
@@ -505,16 +509,17 @@ PyObject* Call::arguments_of(const char* kind, bool sent) {
   const Ref choice = lane_.places.choice(place_, way_->endpoint.get(), known_->org_id.get());
   const Ref accounts_open(PyList_AsTuple(open.get()));
   const bool stream = streamed_ && (answer_.status == 0 || answer_.status == 200);
+  const Ref limit_lines = bytes(limit_headers_);
   const Ref body = stream ? bytes(reader_.tail()) : bytes(answer_.body);
-  if (!ticket || !choice || !accounts_open || !body) return nullptr;
-  return Py_BuildValue("OOOOOsLLLLLLOsOOiOOOO", way_->object.get(), ticket.get(), choice.get(), promised.get(),
+  if (!ticket || !choice || !accounts_open || !body || !limit_lines) return nullptr;
+  return Py_BuildValue("OOOOOsLLLLLLOsOOiOOOOO", way_->object.get(), ticket.get(), choice.get(), promised.get(),
                        accounts_open.get(), id_.c_str(), static_cast<long long>(began_us_),
                        static_cast<long long>(held_at_us_), static_cast<long long>(first_token_us_),
                        static_cast<long long>(answered_at_us_), static_cast<long long>(input_tokens_),
                        static_cast<long long>(max_tokens_), streamed_ ? Py_True : Py_False, kind,
                        sent ? Py_True : Py_False, head_out_ ? Py_True : Py_False, answer_.status, headers.get(),
                        body.get(), known_->gate ? known_->gate.get() : Py_None,
-                       gate_place_ ? gate_place_.get() : Py_None);
+                       gate_place_ ? gate_place_.get() : Py_None, limit_lines.get());
 }
 
 }  // namespace express
