@@ -73,6 +73,8 @@ class Gateway:
         self.lane = False
         self.charges_first = False
         """Whether the stand-in books the charge itself, and does not know that it has."""
+        self.leaves_after: bool | None = None
+        """Let the client leave instead of asking an engine, after that may have heard of it or before."""
         self.port = 0
 
     def protocol(self) -> asyncio.Protocol:
@@ -277,6 +279,9 @@ class StandIn(asyncio.Protocol):
         self._choice, self._lines = choice, lines
         hot.counters.promised += 1
         kind, answer = await self._ask(way, talk)
+        sent = self._flight is not None and self._flight.sent
+        if gateway.leaves_after is not None:
+            sent = gateway.leaves_after
         answered_us = now_us() if kind in ("answer", "left") else 0
         if gateway.charges_first:
             await self._charge()
@@ -284,7 +289,7 @@ class StandIn(asyncio.Protocol):
         resumed = gateway.hooks.resumed(
             way, ticket, choice, call.promised, open_accounts, call.id, began_us, began_us,
             self.first_token_us, answered_us, call.input_tokens, call.max_tokens, call.streamed,
-            cast(Any, kind), self._flight is not None and self._flight.sent, self.began,
+            cast(Any, kind), sent, self.began,
             answer.status, answer.headers, self.tail() if streamed else answer.body, None, None,
             lines,
         )  # fmt: skip
@@ -299,6 +304,11 @@ class StandIn(asyncio.Protocol):
         # With kept connections, as Python's call would have it.
         pool = self._gateway.hot.upstream._pools[way.endpoint.url]
         nothing = Answer(0, {}, b"")
+        if self._gateway.leaves_after is not None:
+            self._transport.abort()
+            while not self._left:
+                await asyncio.sleep(0)
+            return "left", nothing
         try:
             answer = await pool.request(way.head + framing + body, flight)
         except ClientGone:
@@ -357,7 +367,7 @@ class StandIn(asyncio.Protocol):
         from marketplace.gateway.usage import usage_of
         from marketplace.prices.usage import read_usage
 
-        call = self._call
+        call, hot = self._call, self._gateway.hot
         assert self.reader.usage is not None
         usage, raw = usage_of(self.reader.usage)
         assert usage is not None
@@ -369,6 +379,9 @@ class StandIn(asyncio.Protocol):
         bill = call.settle(used.buckets, raw, "engine", "ok", now_us())
         done = asyncio.get_running_loop().create_future()
         charge = bill.charge(call)
+        await hot.writer.apply(charge)
+        # As where a compiled writer has booked it and cannot tell.
+        self._gateway.hooks.books_itself = True
         self._gateway.hooks.charge(
             charge.tx, cast(Any, charge.legs), cast(Any, charge.entries), charge.usage, charge.at_us, done
         )  # fmt: skip

@@ -22,7 +22,11 @@ from support.market import Market, environment_of
 from support.upstream import Asked, Reply, Upstream, add_endpoint, refuses, usual
 from support.upstream_answers import chat_usage, data
 
-from catalog.ground.ids import ulid
+from catalog.ground.clock import now_us
+from catalog.ground.ids import new_id, ulid
+from marketplace.gateway.reserves import BUSY
+from marketplace.gateway.shapes import CHAT
+from marketplace.ledger.operations import Hold, Leg, Release
 from marketplace.prices.components import Components
 
 PRICE = Components(input_u_per_m=2_000_000, output_u_per_m=9_000_000, cache_read_u_per_m=500_000)
@@ -268,3 +272,107 @@ def test_a_call_that_is_given_up_ends_as_pythons_on_postgresql(
     seeded: Market, engines: list[Upstream], name: str
 ) -> None:
     _compare(seeded, FAULTS[name], engines)
+
+
+async def _begun(gateway: Gateway, engine: Upstream) -> Caller:
+    """Return a caller with a reserve, and let its connections be taken by the stand-in."""
+    engine.reset()
+    slug = await asyncio.to_thread(
+        gateway.market.listing, PRICE, url=engine.url, model="m", context_length=100_000
+    )
+    org_id, key = await asyncio.to_thread(gateway.market.organisation, 10**9)
+    caller = Caller(org_id, key, slug)
+    await gateway.busy(caller)
+    gateway.lane = True
+    return caller
+
+
+def test_what_the_lane_has_booked_is_not_booked_again(seeded: Market, engine: Upstream) -> None:
+    """The compiled writer does not know whether its charge is durable; Python's asks by the event's id."""
+
+    async def story() -> None:
+        async with gateway_on(seeded) as gateway:
+            caller = await _begun(gateway, engine)
+            before = gateway.standing(caller)
+            engine.script(lambda asked: Reply(events=list(usual(asked).events)))
+            gateway.charges_first = True
+            told = await gateway.told(caller.request(**USAGE))
+            await gateway.quiet()
+            after = gateway.standing(caller)
+            assert unchunked(told)[1].endswith(b"\n\ndata: [DONE]\n\n")
+            assert len(after["events"]) == len(before["events"]) + 1
+            assert after["events"][-1]["outcome"] == "ok"
+            cost = int(re.search(rb"cost_u=(\d+)", told)[1])  # type: ignore[index]
+            spent = sum(
+                now["dr_posted"] - then["dr_posted"]
+                for rows, rows_before in zip(
+                    after["accounts"].values(), before["accounts"].values(), strict=True
+                )
+                for now, then in zip(rows, rows_before, strict=True)
+            )
+            assert spent == cost
+
+    asyncio.run(story())
+
+
+def test_a_charge_that_is_refused_is_paid_out_of_the_reserve(
+    seeded: Market, engine: Upstream
+) -> None:
+    async def story() -> None:
+        async with gateway_on(seeded) as gateway:
+            caller = await _begun(gateway, engine)
+            (reserve,) = [
+                each for each in gateway.hot.reserves._open.values()
+                if each.org_id == caller.org_id
+            ]  # fmt: skip
+            # Somebody else takes all that is there beside the reserve.
+            free = gateway.rows(
+                "SELECT cr_posted - dr_posted - dr_pending AS free FROM ledger_account WHERE id = :id",
+                id=reserve.account_id,
+            )[0]["free"]
+            books, hot = gateway.hot.books, gateway.hot
+            leg = Leg(reserve.account_id, free, books.clearing)
+            held = Hold(
+                new_id("test"), caller.org_id, (reserve.account_id,), lambda _: ((leg,), "{}"),
+                now_us(), now_us() + 60_000_000,
+            )  # fmt: skip
+            await hot.writer.apply(held)
+            told = await gateway.told(caller.request())
+            await gateway.quiet()
+            assert told.startswith(b"HTTP/1.1 200 ")
+            await hot.writer.apply(Release(held.tx, now_us()))
+            after = gateway.standing(caller)
+            assert after["events"][-1]["outcome"] == "ok"
+            assert not reserve.out
+            assert hot.reserves._open.get(reserve.account_id) is not reserve
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_client_that_left_before_its_engine_heard_of_the_call_pays_nothing(
+    seeded: Market, engine: Upstream, sent: bool
+) -> None:
+    """Whether the engine may have heard is what the lane says; what it has made is counted."""
+
+    async def story() -> None:
+        async with gateway_on(seeded) as gateway:
+            caller = await _begun(gateway, engine)
+            before = gateway.standing(caller)
+            gateway.leaves_after = sent
+            assert await gateway.told(caller.request(max_tokens=7)) == b""
+            await gateway.quiet()
+            after = gateway.standing(caller)
+            assert len(after["events"]) == len(before["events"]) + sent
+            assert gateway.hot.counters.voided == (not sent)
+            assert not engine.asked[BUSY + 1 :]
+            assert gateway.hot.counters.cancelled == sent
+            assert gateway.hot.counters.requests[f"{CHAT} 499"] == 1
+            for name in ("holds", "open", "running"):
+                assert not after[name]
+            assert all(out == 0 for out, *_ in after["reserved"])
+            if sent:
+                event = after["events"][-1]
+                assert (event["outcome"], event["usage_source"]) == ("cancelled", "counted")
+
+    asyncio.run(story())
