@@ -308,6 +308,7 @@ class Hot:
             endpoint=terms.endpoint,
             caps=terms.caps,
             headers=list(resumed.limits),
+            may_be_booked=resumed.kind == "answer",
         )
         call.promised = resumed.promised
         call.hold_from_us = call.held_at_us = resumed.held_at_us

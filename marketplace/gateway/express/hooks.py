@@ -37,6 +37,7 @@ class Hooks:
         self.router = hot.router
         self.books = hot.books
         self.default_max_tokens = hot.options.default_max_tokens
+        self.books_itself = False
         self.slow_us = self._watcher.slow_us if self._watcher is not None else NEVER_US
 
     def connection(self, transport: Any) -> Connection:
@@ -75,7 +76,10 @@ class Hooks:
         at_us: int,
         waiting: Any,
     ) -> None:
-        """Book a charge beside the reserves with Python's writer; `waiting` is told as a future would be."""
+        """Book a charge beside the reserves with Python's writer; `waiting` is told as a future would be.
+
+        Where the core has a writer of its own, this is for what that one may have booked and cannot tell.
+        """
         self._writer.enqueue(
             Charge(
                 tx,
@@ -83,6 +87,7 @@ class Hooks:
                 tuple([Entry(Code(code), *rest) for code, *rest in entries]),
                 tuple(usage),
                 at_us,
+                again=self.books_itself,
             ),
             waiting,
         )

@@ -14,13 +14,14 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from catalog.ground.clock import now_us
 from catalog.ground.driver import connect, sqlite_path
+from marketplace.gateway.caps import KeyCaps
 from marketplace.gateway.counters import Counters
 from marketplace.gateway.door import Door
 from marketplace.gateway.express.hooks import Hooks
@@ -28,9 +29,15 @@ from marketplace.gateway.express.terms import Terms
 from marketplace.gateway.hot import Hot
 from marketplace.gateway.money import Call
 from marketplace.gateway.options import Options
-from marketplace.gateway.records import FREE_SUFFIX, EndpointRecord
+from marketplace.gateway.records import (
+    FREE_SUFFIX,
+    EndpointRecord,
+    KeyRecord,
+    ListingRecord,
+    OrgLadder,
+)
 from marketplace.gateway.shapes import CHAT
-from marketplace.gateway.upstream import head_of
+from marketplace.gateway.upstream import Upstream, head_of
 from marketplace.ledger.dialect import dialect_of
 from marketplace.members.secrets import digest
 
@@ -60,24 +67,44 @@ def is_wanted(options: Options, hot: Hot) -> bool:
     return options.gateway_express == "auto" and not told_of_each and hot.clock is now_us
 
 
+class _Records(NamedTuple):
+    """What terms are made of, when they are."""
+
+    key: KeyRecord
+    record: ListingRecord
+    payer: OrgLadder
+    caps: KeyCaps
+
+    def are_of(self, call: Call) -> bool:
+        """Return whether they are the same objects that a call has."""
+        return (
+            self.record is call.record
+            and self.payer is call.payer
+            and self.key is call.key
+            and self.caps is call.caps
+        )
+
+
 class Express:
     """The core of one worker, and its place in the event loop. It owns the listener and all connections."""
 
     def __init__(self, core: type[Core], hot: Hot, door: Door, listener: socket.socket) -> None:
         self._hot = hot
         self._loop = door.loop
-        self._known: dict[tuple[str, str], tuple[Terms, ...]] = {}
-        """By key and name: the terms of a call to each of the engines."""
+        self._listener = listener
+        self._known: dict[tuple[str, str], _Records] = {}
+        """By key and name: what was looked at last, whether the core was taught anything of it or not."""
         self._payers: set[int] = set()
-        """By `id`: the ladders that terms hold."""
+        """By `id`: the ladders among them."""
         self._share = 0
         self._leaving = False
         self._timer: asyncio.TimerHandle | None = None
         listener.setblocking(False)
         listener.listen(BACKLOG)
         options = hot.options
+        self._hooks = Hooks(hot, door)
         self._core = core(
-            Hooks(hot, door),
+            self._hooks,
             listener=listener.fileno(),
             body_limit=options.body_limit_bytes,
             connect_s=options.upstream_connect_s,
@@ -96,6 +123,7 @@ class Express:
                 _open_lane, options.database_url, f"{options.lane}-express"
             )
             why = self._core.lane("charges", path, lane, options.books.clearing)
+            self._hooks.books_itself = not why
             if why:
                 log.warning("compiled code does not book its charges itself: %s", why)
         self._loop.add_reader(self._fileno, self._woken)
@@ -131,78 +159,25 @@ class Express:
     # What it may serve.
 
     def learn(self, secret: str, name: str, call: Call) -> None:
-        """Let calls like this one be served by compiled code, where everything about them is plain.
-
-        `name` is what was called with the key `secret`. The call has just been served, so whoever makes
-        another may call this listing.
-        """
+        """Let calls like this one be served by compiled code, where everything about them is plain."""
         known = self._known.get((call.key.id, name))
-        if known is not None and _are_of(known[0], call):
+        if known is not None and known.are_of(call):
             return
         if self._leaving or not self._hot.reserves.stand_for(call):
             return
         try:
-            ways = self._ways(secret, name, call)
-            if not ways:
-                return
             if len(self._known) >= _MOST_KNOWN:
                 self.forgets(None)
-            self._known[(call.key.id, name)] = ways
+            self._known[(call.key.id, name)] = _Records(
+                call.key, call.record, call.payer, call.caps
+            )
             self._payers.add(id(call.payer))
-            gate = self._hot.turns.gate(call.record)
-            self._core.lane("learn", bytes.fromhex(digest(secret)), name, ways, gate)
+            ways = ways_of(self._hot, secret, name, call)
+            if ways:
+                gate = self._hot.turns.gate(call.record)
+                self._core.lane("learn", bytes.fromhex(digest(secret)), name, ways, gate)
         except Exception:
             log.exception("calls of %s cannot be served by compiled code", name)
-
-    def _ways(self, secret: str, name: str, call: Call) -> tuple[Terms, ...]:
-        """Return the terms of calls like this one; nothing where they are not plain, or no longer good."""
-        hot, key, record = self._hot, call.key, call.record
-        directory, endpoints = hot.directory, record.endpoints
-        if (
-            directory.known_key(secret) is not key
-            or directory.known_listing(name) is not record
-            or directory.known_ladder(key.org_id, name) is not call.payer
-            or directory.known_caps(key) is not call.caps
-        ):
-            return ()  # something has changed since the call began
-        if key.networks or any(engine.supports is not None for engine in endpoints):
-            return ()
-        if name.endswith(FREE_SUFFIX) and hot.turns.gate(record) is not None:
-            return ()  # its turn comes behind those who pay
-        if len(endpoints) == 1 and endpoints[0].weight <= 0:
-            return ()  # among several the router sees to it
-        addresses = [self._address(engine) for engine in endpoints]
-        ends = [record.until_us, call.payer.good_until_us, call.caps.good_until_us]
-        if key.expires_at_us is not None:
-            ends.append(key.expires_at_us)
-        quotas = hot.quotas.of(key, record)
-        ways = [
-            Terms(
-                key,
-                record,
-                call.payer,
-                call.caps,
-                engine,
-                quotas,
-                min(ends),
-                address,
-                head_of(engine, CHAT),
-            )
-            for engine, address in zip(endpoints, addresses, strict=True)
-            if address is not None
-        ]
-        return tuple(ways) if len(ways) == len(endpoints) else ()
-
-    def _address(self, endpoint: EndpointRecord) -> tuple[str, int] | None:
-        """Return where an engine listens, if that is plain HTTP to an address that cannot change.
-
-        `localhost` may be two; the one that counts has a connection of Python's client.
-        """
-        where = urlsplit(endpoint.url)
-        host = where.hostname or ""
-        if where.scheme != "http" or (host != _LOCAL and not _is_numeric(host)):
-            return None
-        return self._hot.upstream.address_of(endpoint)
 
     def heard(self, at_us: int) -> None:
         """See `directory.Follower`."""
@@ -250,6 +225,7 @@ class Express:
         """Take nothing more; idle connections are closed now, the others after their answer."""
         self._leaving = True
         self._core.stop_listening()
+        self._listener.close()
         self._core.lane("draining")
         self._core.close_idle()
 
@@ -261,14 +237,60 @@ class Express:
             self._timer.cancel()
 
 
-def _are_of(terms: Terms, call: Call) -> bool:
-    """Return whether terms are made of the records that a call has."""
-    return (
-        terms.record is call.record
-        and terms.payer is call.payer
-        and terms.key is call.key
-        and terms.caps is call.caps
-    )
+def ways_of(hot: Hot, secret: str, name: str, call: Call) -> tuple[Terms, ...]:
+    """Return the terms of calls like this one, to each of the engines.
+
+    `name` is what was called with the key `secret`; the call has just been served, so whoever makes another
+    may call this listing. Nothing where anything about such calls is not plain, or is no longer good.
+    """
+    key, record = call.key, call.record
+    directory, endpoints = hot.directory, record.endpoints
+    if (
+        directory.known_key(secret) is not key
+        or directory.known_listing(name) is not record
+        or directory.known_ladder(key.org_id, name) is not call.payer
+        or directory.known_caps(key) is not call.caps
+    ):
+        return ()  # something has changed since the call began
+    if key.networks or any(engine.supports is not None for engine in endpoints):
+        return ()
+    if name.endswith(FREE_SUFFIX) and hot.turns.gate(record) is not None:
+        return ()  # its turn comes behind those who pay
+    if len(endpoints) == 1 and endpoints[0].weight <= 0:
+        return ()  # among several the router sees to it
+    addresses = [_address(hot.upstream, engine) for engine in endpoints]
+    ends = [record.until_us, call.payer.good_until_us, call.caps.good_until_us]
+    if key.expires_at_us is not None:
+        ends.append(key.expires_at_us)
+    quotas = hot.quotas.of(key, record)
+    ways = [
+        Terms(
+            key,
+            record,
+            call.payer,
+            call.caps,
+            engine,
+            quotas,
+            min(ends),
+            address,
+            head_of(engine, CHAT),
+        )
+        for engine, address in zip(endpoints, addresses, strict=True)
+        if address is not None
+    ]
+    return tuple(ways) if len(ways) == len(endpoints) else ()
+
+
+def _address(upstream: Upstream, endpoint: EndpointRecord) -> tuple[str, int] | None:
+    """Return where an engine listens, if that is plain HTTP to an address that cannot change.
+
+    `localhost` may be two; the one that counts has a connection of Python's client.
+    """
+    where = urlsplit(endpoint.url)
+    host = where.hostname or ""
+    if where.scheme != "http" or (host != _LOCAL and not _is_numeric(host)):
+        return None
+    return upstream.address_of(endpoint)
 
 
 def _is_numeric(host: str) -> bool:
