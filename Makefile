@@ -40,6 +40,7 @@ $(VENV)/.dev: requirements/dev.lock requirements/build.lock pyproject.toml | pre
 
 # The gateway's compiled part; says so and goes on where there is no compiler. Nothing to do: 50 ms.
 COMPILE := $(BIN)/python -m marketplace.gateway.express.build
+COMPILED = $(wildcard marketplace/gateway/express/*.[ch]pp)
 
 up: $(VENV)/.base ## set up, seed, start everything; prints a key and a curl line that works
 	@$(COMPILE)
@@ -50,7 +51,9 @@ test: $(VENV)/.dev ## set up and run all tests, in parallel
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 quick: $(VENV)/.dev ## format, lint, types, import contracts
+	@$(COMPILE)
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
+	@$(BIN)/clang-format --dry-run -Werror $(COMPILED)
 	@$(BIN)/lint-imports --no-logo >/tmp/tokenmart-imports.$$$$ 2>&1 || { cat /tmp/tokenmart-imports.$$$$; rm -f /tmp/tokenmart-imports.$$$$; exit 1; }; rm -f /tmp/tokenmart-imports.$$$$
 	@$(BIN)/mypy
 
@@ -58,6 +61,7 @@ check: quick test ## quick, then all tests
 
 format: $(VENV)/.dev ## rewrite the sources in the one format
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
+	@$(BIN)/clang-format -i $(COMPILED)
 
 toolchain-%: preflight ## make .toolchains/<name> from requirements/<name>.lock (train, litellm)
 	@test -f requirements/$*.lock || { echo "There is no requirements/$*.lock; toolchains: $$(cd requirements && ls *.lock | sed 's/\.lock//' | tr '\n' ' ')" >&2; exit 2; }

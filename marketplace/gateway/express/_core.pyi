@@ -4,6 +4,9 @@ from typing import Any, Protocol
 
 from marketplace.gateway.door import Connection
 
+sources: str
+"""What it was compiled from: `build.fingerprint()` of the sources of that day."""
+
 class Hooks(Protocol):
     """What the compiled part asks of Python."""
 

@@ -13,8 +13,7 @@
 
 static PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_core", "The compiled part of the express lane.", -1, nullptr, nullptr, nullptr, nullptr,
-    nullptr,
-};
+    nullptr};
 
 PyMODINIT_FUNC PyInit__core() {
   PyObject* module = PyModule_Create(&definition);
