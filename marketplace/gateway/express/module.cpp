@@ -11,9 +11,15 @@
 #define EXPRESS_SOURCES ""
 #endif
 
-static PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_core", "The compiled part of the express lane.", -1, nullptr, nullptr, nullptr, nullptr,
-    nullptr};
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                 "_core",
+                                 "The compiled part of the express lane.",
+                                 -1,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr};
 
 PyMODINIT_FUNC PyInit__core() {
   PyObject* module = PyModule_Create(&definition);
