@@ -38,3 +38,51 @@ class Core:
     def connections(self) -> int: ...
     def lane(self, what: str, *arguments: Any) -> Any:
         """Ask the lane: learn, forget, heard, running, told, charges, close (see `lane.Express`)."""
+
+# Price, plan and bill (pay.hpp), for the tests.
+
+class Terms:
+    """Who calls what: `terms` is a `terms.Terms`, `books` a `money.Books`.
+
+    Raises ValueError where the lane must not serve these terms. A plan is kept until the next `draw`, a bill
+    until the next `settle`.
+    """
+
+    def __new__(cls, terms: Any, books: Any, /) -> Terms: ...
+    def accounts(self) -> list[int]:
+        """Return who may pay: vouchers, wallet, caps, each once."""
+    def draw(
+        self, input_tokens: int, output_tokens: int, began_us: int, open_bits: int, /
+    ) -> dict[str, Any]:
+        """Return the plan where the accounts have a reserve whose bits are set: its `cost_u`, `tokens`,
+        `self_u`, `slack_u`, `shortfall_u`, `draws` (the legs of `plan.Leg` without their grants), `skipped`
+        and `legs` (those of `Call.legs`).
+        """
+    def saw_all(self, open_bits: int, empty_until_us: list[int], began_us: int, /) -> bool:
+        """Return whether the last plan looked at all that matters; one instant for each account."""
+    def settle(
+        self,
+        used: tuple[int, int, int, int, int],
+        input_tokens: int,
+        max_tokens: int,
+        began_us: int,
+        /,
+    ) -> dict[str, Any] | None:
+        """Return the bill of the last plan: amounts, `legs`, `entries`, `used`; None where Python must."""
+    def usage_row(
+        self,
+        *,
+        id: str,
+        raw_usage: str,
+        request_sha256: str,
+        source: str,
+        outcome: str,
+        why: str,
+        began_us: int,
+        first_token_us: int,
+        ended_us: int,
+        streamed: bool,
+    ) -> list[int | str]:
+        """Return the last bill's row of `usage_event`, in the order of `USAGE_COLUMNS`."""
+    def cost_headers(self) -> bytes:
+        """Return the last bill's headers as lines."""
