@@ -38,7 +38,7 @@ class Ticket:
     never settled came to nothing, and has used none.
     """
 
-    __slots__ = ("_due_ps", "_gone", "_limits", "_meters", "_reserved")
+    __slots__ = ("_due_ps", "_gone", "_limits", "_meters", "_reserved", "_told")
 
     def __init__(
         self, limits: Limits, meters: list[Meter], due_ps: list[int], reserved: int
@@ -48,6 +48,7 @@ class Ticket:
         self._due_ps = due_ps
         self._reserved = reserved
         self._gone = False
+        self._told: list[tuple[bytes, bytes]] | None = None
 
     def settle(self, tokens_used: int) -> None:
         """Give back what was reserved and not used, or charge what was used beyond; the first counts."""
@@ -77,8 +78,13 @@ class Ticket:
                 meter.running -= 1
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return OpenAI's `x-ratelimit-*` headers: what the tightest subject has left in this process."""
-        return headers(self._meters, self._limits.now_ps)
+        """Return OpenAI's `x-ratelimit-*` headers: what the tightest subject has left in this process.
+
+        They tell how things stood when they were first asked for.
+        """
+        if self._told is None:
+            self._told = headers(self._meters, self._limits.now_ps)
+        return self._told
 
 
 class Limits:

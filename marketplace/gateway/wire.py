@@ -11,6 +11,8 @@ Not here, on purpose: redirects, cookies, proxies, compression.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import logging
 import ssl
 from collections.abc import Callable
@@ -92,6 +94,14 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """The address that it has reached, and the port; None when it is closed."""
+        if self.closed or self._transport is None:
+            return None
+        found = self._transport.get_extra_info("peername")
+        return (found[0], found[1]) if found else None
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
@@ -305,6 +315,14 @@ class Pool:
         if connection.closed:  # accepted by the system, and by no engine
             raise ConnectionResetError("the engine closed the connection at once")
         return connection
+
+    def address(self) -> tuple[str, int] | None:
+        """Return where the engine is reached, host in numbers; None while nobody knows, or behind TLS."""
+        if self._tls is not None:
+            return None
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_address(self._address[0])), self._address[1]
+        return self._idle[-1].peer if self._idle else None
 
     def release(self, connection: Connection) -> None:
         """Keep a connection for the next request."""

@@ -85,7 +85,7 @@ class LedgerWriter:
     def submit(self, operation: Operation) -> Outcome:
         """Apply one operation and wait for it to be durable; raises its refusal."""
         waiting: Future[Outcome] = Future()
-        self._enqueue(operation, waiting)
+        self.enqueue(operation, waiting)
         return waiting.result()
 
     def send(self, operation: Operation) -> asyncio.Future[Outcome]:
@@ -94,7 +94,7 @@ class LedgerWriter:
         Cancelling the future does not withdraw the operation.
         """
         waiting: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._enqueue(operation, waiting)
+        self.enqueue(operation, waiting)
         return waiting
 
     async def apply(self, operation: Operation) -> Outcome:
@@ -112,7 +112,10 @@ class LedgerWriter:
         """How many operations wait for the next transaction."""
         return len(self._queue)
 
-    def _enqueue(self, operation: Operation, waiting: Waiting) -> None:
+    def enqueue(self, operation: Operation, waiting: Waiting) -> None:
+        """Apply one operation and answer `waiting`, a future or what is used like one: `get_loop` from any
+        thread, `done`, `set_result` and `set_exception` in that loop. Raises `Unavailable` when closing.
+        """
         if self._closing:
             raise _closing()
         self._queue.append((operation, waiting))
