@@ -14,7 +14,6 @@ Only the standard library is used: where a wheel is built there is nothing else.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import os
@@ -27,6 +26,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -45,7 +45,7 @@ VARIANTS = {
     # What a worker loads: it reads strangers' bytes, so what the compiler can check at no cost is checked.
     "release": "-O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fno-plt",
     "debug": "-Og -g3 -D_GLIBCXX_ASSERTIONS",
-    "sanitized": "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined "
+    "sanitized": "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined "
     "-fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS -D_GLIBCXX_SANITIZE_VECTOR",
 }
 _LINK = ["-shared", "-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,--as-needed"]
@@ -77,6 +77,13 @@ def fingerprint() -> str:
         content = path.read_bytes()
         digest.update(b"%s %d\n%s" % (path.name.encode(), len(content), content))
     return digest.hexdigest()[:32] if sources else ""
+
+
+def is_stale(extension: ModuleType) -> bool:
+    """Return whether `_core` was compiled from other sources than those beside it; they may not fit
+    the Python that is there now. Reading the sources takes a millisecond, once for each worker.
+    """
+    return fingerprint() not in ("", extension.sources)
 
 
 def build(variant: str = "release") -> Path:
@@ -238,6 +245,8 @@ def try_to_build(variant: str = "release") -> Path | None:
 
 def main() -> int:
     """Build and put it where Python finds it."""
+    import argparse
+
     parser = argparse.ArgumentParser(prog="python -m marketplace.gateway.express.build")
     for variant in ("debug", "sanitized"):
         parser.add_argument(
