@@ -307,7 +307,8 @@ class Hot:
             request_sha256=hashlib.sha256(request.body).hexdigest(),
             endpoint=terms.endpoint,
             caps=terms.caps,
-            headers=ticket.headers(),
+            headers=list(resumed.limits),
+            may_be_booked=resumed.kind == "answer",
         )
         call.promised = resumed.promised
         call.hold_from_us = call.held_at_us = resumed.held_at_us
@@ -316,10 +317,15 @@ class Hot:
         try:
             call.plan = call.draw(call.max_tokens, dict.fromkeys(resumed.open_accounts, PLENTY))
             talk = Talk(request.path, request.body)
+            if len(call.record.endpoints) > 1:
+                talk.route_by(call.key.org_id, call.record.endpoints)
             await Exchange(call, talk, connection, self._tools).resume(choice, resumed)
         finally:
             self._ended(call, ticket)
             self.router.abandoned(choice)
+            if resumed.gate is not None and resumed.place is not None:
+                used = call.input_tokens_used
+                resumed.gate.leave(resumed.place, call.output_tokens, input_tokens=used)
             ticket.leave()
 
     def _ended(self, call: Call, ticket: Ticket) -> None:

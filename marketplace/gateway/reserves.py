@@ -120,16 +120,6 @@ class Reserves:
         """Take note of how many workers, on all machines, may put money aside."""
         self._workers = max(1, workers)
 
-    @property
-    def open(self) -> dict[int, Reserve]:
-        """The reserves that make promises, by account: the same dictionary for as long as we live."""
-        return self._open
-
-    @property
-    def empty_until_us(self) -> dict[int, int]:
-        """Until when an account that had nothing is taken to have nothing; often another dictionary."""
-        return self._empty_until_us
-
     def stand_for(self, call: Call) -> bool:
         """Return whether there is a reserve on any account of this call."""
         open_ = self._open

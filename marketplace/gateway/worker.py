@@ -161,7 +161,10 @@ class Worker:
         if what == "markers" and self._directory is not None:
             self._directory.notice(msgspec.msgpack.decode(payload))
         elif what == "share" and self._hot is not None:
-            self._hot.share(msgspec.msgpack.decode(payload, type=int))
+            workers = msgspec.msgpack.decode(payload, type=int)
+            self._hot.share(workers)
+            if self._express is not None:
+                self._express.shared(workers)
         elif what == "leave":
             self._leave.set()
 

@@ -121,20 +121,6 @@ class Router:
         health.used_s = now_s
         return Choice(candidate, health, why, now_s, trial, caller)
 
-    def only(self, candidate: Endpoint, caller: str = "") -> Choice[Endpoint] | None:
-        """Take a place on the only candidate there is, where nothing is the matter with it and it is known.
-
-        None leaves everything to `choose`, which would say the same of it, or why not. It is for candidates
-        of a weight that take any number of calls, and requests without a wish.
-        """
-        health = self._known.get(candidate.id)
-        if health is None or health.shut_until_s:
-            return None
-        now_s = self._clock()
-        health.in_flight += 1
-        health.used_s = now_s
-        return Choice(candidate, health, "only", now_s, None, caller)
-
     def _survey(
         self, candidates: Sequence[Endpoint], wish: Wish | None, now_s: float, caller: str
     ) -> tuple[Any, Fit[Endpoint], Sequence[Unfit], bool]:

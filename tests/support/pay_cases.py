@@ -20,8 +20,8 @@ from marketplace.gateway.reserves import Reserves
 from marketplace.prices.components import Buckets, Components, OffPeak, Tier, canonical, cost_u
 from marketplace.prices.usage import Usage
 from marketplace.vouchers.ladder import Ladder, Step
-from marketplace.vouchers.plan import CNY, FREE, REIMBURSE, UNIT_NAMES, Plan
-from marketplace.vouchers.terms import GrantTerms
+from marketplace.vouchers.plan import CNY, FREE, INSTANT, REIMBURSE, UNIT_NAMES, Plan
+from marketplace.vouchers.terms import Facts, GrantTerms, Stacking
 from marketplace.vouchers.waterfall import build_ladder
 
 PLENTY = 1 << 62
@@ -29,9 +29,11 @@ MOST_COST_U = MAX_U // WHOLE_BP
 MOST_TOKENS = 1 << 40
 """What made.hpp reckons with."""
 BOOKS = Books(clearing=1, overrun=2, rounding=3, free_cost=4, fee=5)
+PER_TOKEN = Components(input_u_per_m=1_000_000, output_u_per_m=1_000_000)
+"""One micro-yuan a token."""
 WALLET = 99
 NOW = 1_780_000_000_000_000
-FACTS = {
+FACTS: Facts = {
     "listing.self_owned": False,
     "listing.related_party": False,
     "listing.quota_class": "small",
@@ -197,6 +199,8 @@ def _hold_bills_together(lane: Any, call: Call, plan: Plan, ask: Ask) -> dict[st
 
 def random_price(chance: random.Random) -> Components:
     """Return a price of any shape, odd ones (windows that overlap) too."""
+    if chance.random() < 0.2:
+        return PER_TOKEN
     most = chance.choice([0, 3, 100_000, 9_000_000, 9_000_000, 10**9, 10**12])
 
     def rate() -> int:
@@ -233,18 +237,25 @@ def random_grants(chance: random.Random) -> Ladder:
     for account in range(10, 10 + chance.randint(0, 6)):
         unit = chance.choice(["CNY", "CNY", "CNY", "TOK:small", "REQ:small"])
         free = unit != "CNY" or chance.random() < 0.15
-        stacking = chance.choice(["stack", "stack", "exclusive", "better_of"])
+        kinds: list[Stacking] = ["stack", "stack", "exclusive", "better_of"]
         grants.append(
             GrantTerms(
-                grant_id=f"grt_{account}", account_id=account, programme="p@1", unit=unit,
-                free_quota=free, ratio_bp=_bp(chance),
+                grant_id=f"grt_{account}",
+                account_id=account,
+                programme="p@1",
+                unit=unit,
+                free_quota=free,
+                ratio_bp=_bp(chance),
                 base=chance.choice(["residual", "residual", "list"]),
                 total_cap_bp=chance.choice([WHOLE_BP, WHOLE_BP, _bp(chance)]),
                 mode="instant" if free else chance.choice(["instant", "instant", "reimburse"]),
-                stacking=stacking, stack_class=chance.choice(["city", "district"]),
-                chain=chance.choice(["", "", "scale", "slope"]), bracket=chance.randint(0, 3),
-                priority=chance.randint(0, 2), expires_at_us=chance.choice([MAX_U, NOW + 5]),
-            )  # fmt: skip
+                stacking=chance.choice(kinds),
+                stack_class=chance.choice(["city", "district"]),
+                chain=chance.choice(["", "", "scale", "slope"]),
+                bracket=chance.randint(0, 3),
+                priority=chance.randint(0, 2),
+                expires_at_us=chance.choice([MAX_U, NOW + 5]),
+            )
         )
     return build_ladder(grants, FACTS, wallet_account_id=WALLET, at_us=0)
 
@@ -257,20 +268,54 @@ def random_steps(chance: random.Random) -> Ladder:
         steps.append(
             Step(
                 account_id=10 + (number if chance.random() < 0.9 else 0),
-                unit=chance.choice([CNY, CNY, CNY, 1, 2]), kind=chance.randint(FREE, REIMBURSE),
-                ratio_bp=_bp(chance), base=chance.randint(0, 1),
+                unit=chance.choice([CNY, CNY, CNY, 1, 2]),
+                kind=chance.randint(FREE, REIMBURSE),
+                ratio_bp=_bp(chance),
+                base=chance.randint(0, 1),
                 cap_bp=chance.choice([WHOLE_BP, WHOLE_BP, _bp(chance)]),
-                chain=chance.choice([0, 0, 1, 2]), bit=bit, takes=chance.choice([0, bit]),
+                chain=chance.choice([0, 0, 1, 2]),
+                bit=bit,
+                takes=chance.choice([0, bit]),
                 effective_at_us=chance.choice([0, -PLENTY, NOW, NOW + 1]),
-                expires_at_us=chance.choice([MAX_U, NOW, NOW + 1]), grant_id="", programme="",
-            )  # fmt: skip
+                expires_at_us=chance.choice([MAX_U, NOW, NOW + 1]),
+                grant_id="",
+                programme="",
+            )
         )
+    return Ladder(tuple(steps), (), WALLET)
+
+
+def random_knots(chance: random.Random) -> Ladder:
+    """Return a ladder of money alone whose caps, scales and roundings get into each other's way."""
+    ratios = [chance.choice([0, 1, 3333, 5000, 9000, WHOLE_BP, _bp(chance)]) for _ in range(5)]
+    rest = 1.0
+    for ratio in ratios[:2]:
+        rest *= 1 - ratio / WHOLE_BP
+    tight = min(WHOLE_BP, max(0, round((1 - rest) * WHOLE_BP) + chance.randint(-1, 2)))
+    steps = [
+        Step(
+            account_id=10 + number,
+            unit=CNY,
+            kind=chance.choice([FREE, INSTANT, INSTANT, REIMBURSE]),
+            ratio_bp=ratio,
+            base=chance.randint(0, 1),
+            cap_bp=chance.choice([WHOLE_BP, WHOLE_BP, tight, _bp(chance)]),
+            chain=chance.choice([0, 0, 1, 1, 2]),
+            bit=0,
+            takes=0,
+            effective_at_us=-PLENTY,
+            expires_at_us=MAX_U,
+            grant_id="",
+            programme="",
+        )
+        for number, ratio in enumerate(ratios[: chance.randint(2, 5)])
+    ]
     return Ladder(tuple(steps), (), WALLET)
 
 
 def random_terms(chance: random.Random) -> SimpleNamespace:
     """Return terms of any kind that the lane serves."""
-    ladder = (random_grants if chance.random() < 0.5 else random_steps)(chance)
+    ladder = chance.choice([random_grants, random_steps, random_knots])(chance)
     sinks = {}
     for step in ladder.steps:
         if (step.unit != CNY or step.kind == REIMBURSE) and chance.random() < 0.95:
@@ -333,7 +378,7 @@ def _random_used(chance: random.Random, input_tokens: int, output_tokens: int) -
 
 
 def hold_chance_together(kind: Any, chance: random.Random, asks: int = 3) -> int:
-    """Compare some calls under random terms, on one object as the lane has it; returns how many were billed."""
+    """Compare some calls under random terms, all on one object; returns how many were billed."""
     terms = random_terms(chance)
     lane = kind(terms, BOOKS)
     billed = 0
@@ -348,4 +393,6 @@ if __name__ == "__main__":
     cases, seed = int(sys.argv[1]), int(sys.argv[2])
     dice = random.Random(seed)
     done = sum(hold_chance_together(Terms, dice, 4) for _ in range(cases // 4))
-    print(f"{cases // 4 * 4} calls alike, {done} of them billed ({', '.join(UNIT_NAMES)}), seed {seed}")
+    print(
+        f"{cases // 4 * 4} calls alike, {done} of them billed ({', '.join(UNIT_NAMES)}), seed {seed}"
+    )

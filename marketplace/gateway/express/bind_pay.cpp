@@ -1,5 +1,5 @@
 // Terms, plans and bills for Python's tests: what pay.hpp offers, and nothing else.
-#include "owned.hpp"
+#include "python.hpp"
 
 #include <string>
 
@@ -23,12 +23,12 @@ struct BoundTerms {
 BoundTerms& bound(PyObject* self) { return *reinterpret_cast<BoundTerms*>(self); }
 
 template <class Items, class Make>
-Owned list_of(const Items& items, Make make) {
-  Owned list(PyList_New(0));
+Ref list_of(const Items& items, Make make) {
+  Ref list(PyList_New(0));
   for (const auto& item : items) {
     if (!list) return list;
-    const Owned made(make(item));
-    if (!made || PyList_Append(list.get(), made.get()) < 0) return Owned();
+    const Ref made(make(item));
+    if (!made || PyList_Append(list.get(), made.get()) < 0) return Ref();
   }
   return list;
 }
@@ -84,8 +84,8 @@ PyObject* make_plan(PyObject* self, PyObject* arguments) {
   if (!PyArg_ParseTuple(arguments, "LLLK", &input_tokens, &output_tokens, &began_us, &open)) return nullptr;
   Plan& plan = *bound(self).plan;
   draw(*bound(self).terms, input_tokens, output_tokens, began_us, open, plan);
-  const Owned draws = list_of(plan.draws, drawn), left_out = list_of(plan.skipped, skipped);
-  const Owned legs = list_of(plan.legs, leg);
+  const Ref draws = list_of(plan.draws, drawn), left_out = list_of(plan.skipped, skipped);
+  const Ref legs = list_of(plan.legs, leg);
   if (!draws || !left_out || !legs) return nullptr;
   return Py_BuildValue("{sLsLsLsLsLsOsOsO}", "cost_u", plan.cost, "tokens", plan.tokens, "self_u", plan.self,
                        "slack_u", plan.slack, "shortfall_u", plan.shortfall, "draws", draws.get(), "skipped",
@@ -121,7 +121,7 @@ PyObject* make_bill(PyObject* self, PyObject* arguments) {
     Py_RETURN_NONE;
   }
   bound(self).settled = true;
-  const Owned legs = list_of(bill.legs, leg), entries = list_of(bill.entries, entry);
+  const Ref legs = list_of(bill.legs, leg), entries = list_of(bill.entries, entry);
   if (!legs || !entries) return nullptr;
   return Py_BuildValue("{sLsLsLsLsLsLsLsOsOs(LLLLL)}", "cost_u", bill.cost, "free_u", bill.free, "voucher_u",
                        bill.voucher, "wallet_u", bill.wallet, "counted_u", bill.counted, "rounding_u", bill.rounding,
@@ -190,7 +190,7 @@ PyType_Spec spec = {"marketplace.gateway.express._core.Terms", sizeof(BoundTerms
 }  // namespace
 
 int add_pay(PyObject* module) {
-  const Owned type(PyType_FromSpec(&spec));
+  const Ref type(PyType_FromSpec(&spec));
   return type ? PyModule_AddObjectRef(module, "Terms", type.get()) : -1;
 }
 

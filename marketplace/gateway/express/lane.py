@@ -14,33 +14,32 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from catalog.ground.clock import now_us
 from catalog.ground.driver import connect, sqlite_path
-from catalog.ground.errors import RateLimited
+from marketplace.gateway.caps import KeyCaps
 from marketplace.gateway.counters import Counters
-from marketplace.gateway.door import Connection, Door
-from marketplace.gateway.express.resumed import Kind, Resumed
+from marketplace.gateway.door import Door
+from marketplace.gateway.express.hooks import Hooks
 from marketplace.gateway.express.terms import Terms
 from marketplace.gateway.hot import Hot
-from marketplace.gateway.limits import Ticket
-from marketplace.gateway.meters import Quota
-from marketplace.gateway.money import Books, Call
+from marketplace.gateway.money import Call
 from marketplace.gateway.options import Options
-from marketplace.gateway.records import EndpointRecord
-from marketplace.gateway.reserves import Promised, Reserve
-from marketplace.gateway.seen import NEVER_US, Attempt, Seen
+from marketplace.gateway.records import (
+    FREE_SUFFIX,
+    EndpointRecord,
+    KeyRecord,
+    ListingRecord,
+    OrgLadder,
+)
 from marketplace.gateway.shapes import CHAT
-from marketplace.gateway.upstream import head_of
-from marketplace.ledger.chart import Code
+from marketplace.gateway.upstream import Upstream, head_of
 from marketplace.ledger.dialect import dialect_of
-from marketplace.ledger.operations import Charge, Entry, Leg
 from marketplace.members.secrets import digest
-from serving.routing import Choice
 
 if TYPE_CHECKING:
     from marketplace.gateway.express._core import Core
@@ -68,171 +67,22 @@ def is_wanted(options: Options, hot: Hot) -> bool:
     return options.gateway_express == "auto" and not told_of_each and hot.clock is now_us
 
 
-class Hooks:
-    """What the core asks of Python; all of it in the event loop's thread, and none of it waits."""
+class _Records(NamedTuple):
+    """What terms are made of, when they are."""
 
-    def __init__(self, hot: Hot, door: Door) -> None:
-        self._hot = hot
-        self._door = door
-        self._enter = hot.limits.enter
-        self._only = hot.router.only
-        self.loop = door.loop
-        self.books: Books = hot.books
-        self.default_max_tokens = hot.options.default_max_tokens
-        self.open_reserves: dict[int, Reserve] = hot.reserves.open
-        self.slow_us = hot.watcher.slow_us if hot.watcher is not None else NEVER_US
-        self.answered = hot.router.answered
-        self.ended = hot.router.ended
-        self.abandoned = hot.router.abandoned
+    key: KeyRecord
+    record: ListingRecord
+    payer: OrgLadder
+    caps: KeyCaps
 
-    @property
-    def empty_until_us(self) -> dict[int, int]:
-        """See `Reserves.empty_until_us`."""
-        return self._hot.reserves.empty_until_us
-
-    def connection(self, transport: Any) -> Connection:
-        """Return Python's side of a connection."""
-        made = self._door.connection()
-        made.connection_made(transport)
-        return made
-
-    def enter(
-        self, quotas: tuple[Quota, ...], tokens: int, at_us: int
-    ) -> tuple[Ticket, bytes] | None:
-        """Take a request and so many tokens of every quota; return its ticket and its header lines.
-
-        None where a limit refuses: nothing has been taken, and Python will say why.
-        """
-        try:
-            ticket = self._enter(quotas, tokens, at_us)
-        except RateLimited:
-            return None
-        return ticket, b"".join([b"%b: %b\r\n" % header for header in ticket.headers()])
-
-    def choose(self, terms: Terms) -> Choice[EndpointRecord] | None:
-        """Take a place on the engine; None where anything is the matter with it."""
-        return self._only(terms.endpoint, terms.key.org_id)
-
-    def charge(
-        self,
-        tx: str,
-        legs: tuple[tuple[int, int, int], ...],
-        entries: tuple[tuple[int, int, int, int], ...],
-        usage: tuple[Any, ...],
-        at_us: int,
-        waiting: Any,
-    ) -> None:
-        """Book a charge beside the reserves with Python's writer; `waiting` is told as a future would be."""
-        self._hot.writer.enqueue(
-            Charge(
-                tx,
-                tuple([Leg(*leg) for leg in legs]),
-                tuple([Entry(Code(code), *rest) for code, *rest in entries]),
-                tuple(usage),
-                at_us,
-            ),
-            waiting,
+    def are_of(self, call: Call) -> bool:
+        """Return whether they are the same objects that a call has."""
+        return (
+            self.record is call.record
+            and self.payer is call.payer
+            and self.key is call.key
+            and self.caps is call.caps
         )
-
-    def resumed(
-        self,
-        terms: Terms,
-        ticket: Ticket,
-        choice: Choice[EndpointRecord],
-        promised: Promised,
-        open_accounts: tuple[int, ...],
-        generation_id: str,
-        began_us: int,
-        held_at_us: int,
-        first_token_us: int,
-        answered_at_us: int,
-        input_tokens: int,
-        max_tokens: int,
-        streamed: bool,
-        kind: Kind,
-        sent: bool,
-        began: bool,
-        status: int,
-        headers: Any,
-        body: bytes,
-    ) -> Resumed:
-        """Return what a call has come to, for `door.Connection.resumed`; see `Resumed` for the arguments.
-
-        `headers` may be a dict or pairs.
-        """
-        return Resumed(
-            terms,
-            ticket,
-            choice,
-            promised,
-            open_accounts,
-            generation_id,
-            began_us,
-            held_at_us,
-            first_token_us,
-            answered_at_us,
-            input_tokens,
-            max_tokens,
-            streamed,
-            kind,
-            sent,
-            began,
-            status,
-            dict(headers),
-            body,
-        )
-
-    def seen(
-        self,
-        terms: Terms,
-        generation_id: str,
-        began_us: int,
-        held_at_us: int,
-        first_token_us: int,
-        answered_at_us: int,
-        settled_at_us: int,
-        ended_us: int,
-        max_tokens: int,
-        streamed: bool,
-        input_tokens: int,
-        cached_tokens: int,
-        output_tokens: int,
-        cost_u: int,
-    ) -> None:
-        """Take note of a call that took `slow_us` or longer; `first_token_us` is since its beginning."""
-        watcher, engine = self._hot.watcher, terms.endpoint
-        if watcher is None:
-            return
-        attempt = Attempt(
-            engine.id, engine.url, engine.model, engine.provider, held_at_us, answered_at_us
-        )
-        seen = Seen(
-            generation=generation_id,
-            path=CHAT,
-            status=200,
-            error="",
-            started_at_us=began_us,
-            ended_at_us=ended_us,
-            org=terms.key.org_id,
-            key=terms.key.id,
-            listing=terms.record.listing.slug,
-            why="only",
-            streamed=streamed,
-            outcome="ok",
-            usage_source="engine",
-            max_tokens=max_tokens,
-            input_tokens=input_tokens,
-            cached_tokens=cached_tokens,
-            output_tokens=output_tokens,
-            cost_u=cost_u,
-            hold_from_us=held_at_us,
-            held_at_us=held_at_us,
-            first_token_us=first_token_us,
-            answered_at_us=answered_at_us,
-            settled_at_us=settled_at_us,
-            attempts=[attempt],
-        )
-        watcher.add(seen)
 
 
 class Express:
@@ -241,16 +91,20 @@ class Express:
     def __init__(self, core: type[Core], hot: Hot, door: Door, listener: socket.socket) -> None:
         self._hot = hot
         self._loop = door.loop
-        self._known: dict[tuple[str, str], Terms] = {}
+        self._listener = listener
+        self._known: dict[tuple[str, str], _Records] = {}
+        """By key and name: what was looked at last, whether the core was taught anything of it or not."""
         self._payers: set[int] = set()
-        """By `id`: the ladders that terms hold."""
+        """By `id`: the ladders among them."""
+        self._share = 0
         self._leaving = False
         self._timer: asyncio.TimerHandle | None = None
         listener.setblocking(False)
         listener.listen(BACKLOG)
         options = hot.options
+        self._hooks = Hooks(hot, door)
         self._core = core(
-            Hooks(hot, door),
+            self._hooks,
             listener=listener.fileno(),
             body_limit=options.body_limit_bytes,
             connect_s=options.upstream_connect_s,
@@ -269,6 +123,7 @@ class Express:
                 _open_lane, options.database_url, f"{options.lane}-express"
             )
             why = self._core.lane("charges", path, lane, options.books.clearing)
+            self._hooks.books_itself = not why
             if why:
                 log.warning("compiled code does not book its charges itself: %s", why)
         self._loop.add_reader(self._fileno, self._woken)
@@ -304,76 +159,25 @@ class Express:
     # What it may serve.
 
     def learn(self, secret: str, name: str, call: Call) -> None:
-        """Let calls like this one be served by compiled code, where everything about them is plain.
-
-        `name` is what was called with the key `secret`. The call has just been served, so whoever makes
-        another may call this listing.
-        """
+        """Let calls like this one be served by compiled code, where everything about them is plain."""
         known = self._known.get((call.key.id, name))
-        if known is not None and _is_of(known, call):
+        if known is not None and known.are_of(call):
             return
         if self._leaving or not self._hot.reserves.stand_for(call):
             return
         try:
-            terms = self._terms(secret, name, call)
-            if terms is None:
-                return
             if len(self._known) >= _MOST_KNOWN:
                 self.forgets(None)
-            self._known[(call.key.id, name)] = terms
-            self._payers.add(id(terms.payer))
-            self._core.lane("learn", bytes.fromhex(digest(secret)), name, terms)
+            self._known[(call.key.id, name)] = _Records(
+                call.key, call.record, call.payer, call.caps
+            )
+            self._payers.add(id(call.payer))
+            ways = ways_of(self._hot, secret, name, call)
+            if ways:
+                gate = self._hot.turns.gate(call.record)
+                self._core.lane("learn", bytes.fromhex(digest(secret)), name, ways, gate)
         except Exception:
             log.exception("calls of %s cannot be served by compiled code", name)
-
-    def _terms(self, secret: str, name: str, call: Call) -> Terms | None:
-        """Return the terms of calls like this one; None where they are not plain, or no longer good."""
-        hot, key, record = self._hot, call.key, call.record
-        directory = hot.directory
-        if (
-            directory.known_key(secret) is not key
-            or directory.known_listing(name) is not record
-            or directory.known_ladder(key.org_id, name) is not call.payer
-            or directory.known_caps(key) is not call.caps
-        ):
-            return None  # something has changed since the call began
-        if key.networks or len(record.endpoints) != 1 or hot.turns.gate(record) is not None:
-            return None
-        (endpoint,) = record.endpoints
-        if (
-            endpoint.supports is not None
-            or endpoint.max_concurrency is not None
-            or endpoint.weight <= 0
-        ):
-            return None
-        address = self._address(endpoint)
-        if address is None:
-            return None
-        ends = [record.until_us, call.payer.good_until_us, call.caps.good_until_us]
-        if key.expires_at_us is not None:
-            ends.append(key.expires_at_us)
-        return Terms(
-            key,
-            record,
-            call.payer,
-            call.caps,
-            endpoint,
-            hot.quotas.of(key, record),
-            min(ends),
-            address,
-            head_of(endpoint, CHAT),
-        )
-
-    def _address(self, endpoint: EndpointRecord) -> tuple[str, int] | None:
-        """Return where an engine listens, if that is plain HTTP to an address that cannot change.
-
-        `localhost` may be two; the one that counts has a connection of Python's client.
-        """
-        where = urlsplit(endpoint.url)
-        host = where.hostname or ""
-        if where.scheme != "http" or (host != _LOCAL and not _is_numeric(host)):
-            return None
-        return self._hot.upstream.address_of(endpoint)
 
     def heard(self, at_us: int) -> None:
         """See `directory.Follower`."""
@@ -385,6 +189,12 @@ class Express:
             self._known.clear()
             self._payers.clear()
             self._core.lane("forget")
+
+    def shared(self, workers: int) -> None:
+        """Take note of how many workers there are: gates are measured anew when Python next asks for them."""
+        if workers != self._share:
+            self._share = workers
+            self.forgets(None)
 
     # What is known of it.
 
@@ -415,6 +225,7 @@ class Express:
         """Take nothing more; idle connections are closed now, the others after their answer."""
         self._leaving = True
         self._core.stop_listening()
+        self._listener.close()
         self._core.lane("draining")
         self._core.close_idle()
 
@@ -426,14 +237,60 @@ class Express:
             self._timer.cancel()
 
 
-def _is_of(terms: Terms, call: Call) -> bool:
-    """Return whether terms are made of the records that a call has."""
-    return (
-        terms.record is call.record
-        and terms.payer is call.payer
-        and terms.key is call.key
-        and terms.caps is call.caps
-    )
+def ways_of(hot: Hot, secret: str, name: str, call: Call) -> tuple[Terms, ...]:
+    """Return the terms of calls like this one, to each of the engines.
+
+    `name` is what was called with the key `secret`; the call has just been served, so whoever makes another
+    may call this listing. Nothing where anything about such calls is not plain, or is no longer good.
+    """
+    key, record = call.key, call.record
+    directory, endpoints = hot.directory, record.endpoints
+    if (
+        directory.known_key(secret) is not key
+        or directory.known_listing(name) is not record
+        or directory.known_ladder(key.org_id, name) is not call.payer
+        or directory.known_caps(key) is not call.caps
+    ):
+        return ()  # something has changed since the call began
+    if key.networks or any(engine.supports is not None for engine in endpoints):
+        return ()
+    if name.endswith(FREE_SUFFIX) and hot.turns.gate(record) is not None:
+        return ()  # its turn comes behind those who pay
+    if len(endpoints) == 1 and endpoints[0].weight <= 0:
+        return ()  # among several the router sees to it
+    addresses = [_address(hot.upstream, engine) for engine in endpoints]
+    ends = [record.until_us, call.payer.good_until_us, call.caps.good_until_us]
+    if key.expires_at_us is not None:
+        ends.append(key.expires_at_us)
+    quotas = hot.quotas.of(key, record)
+    ways = [
+        Terms(
+            key,
+            record,
+            call.payer,
+            call.caps,
+            engine,
+            quotas,
+            min(ends),
+            address,
+            head_of(engine, CHAT),
+        )
+        for engine, address in zip(endpoints, addresses, strict=True)
+        if address is not None
+    ]
+    return tuple(ways) if len(ways) == len(endpoints) else ()
+
+
+def _address(upstream: Upstream, endpoint: EndpointRecord) -> tuple[str, int] | None:
+    """Return where an engine listens, if that is plain HTTP to an address that cannot change.
+
+    `localhost` may be two; the one that counts has a connection of Python's client.
+    """
+    where = urlsplit(endpoint.url)
+    host = where.hostname or ""
+    if where.scheme != "http" or (host != _LOCAL and not _is_numeric(host)):
+        return None
+    return upstream.address_of(endpoint)
 
 
 def _is_numeric(host: str) -> bool:

@@ -3,10 +3,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "owned.hpp"
 #include "pay.hpp"
+#include "python.hpp"
 
 namespace express {
+
+namespace rules {
 
 constexpr i64 kWholeBp = 10'000;
 constexpr i64 kRateTokens = 1'000'000;
@@ -36,12 +38,14 @@ struct Step {
   int index;  // of the account among those that may pay
 };
 
+}  // namespace rules
+
 struct Terms::Made {
-  std::vector<Rates> rates;  // never empty: the price, then its tiers
-  std::vector<Window> windows;
+  std::vector<rules::Rates> rates;  // never empty: the price, then its tiers
+  std::vector<rules::Window> windows;
   i64 request_u = 0;
 
-  std::vector<Step> steps;
+  std::vector<rules::Step> steps;
   bool needs_slack = false;
   i64 wallet = 0, built_at_us = 0;
   int wallet_index = 0;
@@ -52,7 +56,7 @@ struct Terms::Made {
   Books books{};
   i64 owner = 0, fee_bp = 0;
   View org_id, key_id, project_id, slug, release, endpoint, owner_org, price_version, prices;
-  std::vector<Owned> kept;  // the Python strings that the views look into
+  std::vector<Ref> kept;  // the Python strings that the views look into
 };
 
 }  // namespace express

@@ -2,9 +2,10 @@
 #include "made.hpp"
 
 #include <algorithm>
-#include <charconv>
 
 namespace express {
+
+using namespace rules;
 
 namespace {
 
@@ -270,9 +271,9 @@ std::string route(View endpoint, View why) {
 }
 
 void append_header(std::string& out, View name, i64 value) {
-  char digits[24];
-  const auto end = std::to_chars(digits, digits + sizeof digits, value).ptr;
-  out.append(name).append(": ").append(digits, end).append("\r\n");
+  out.append(name).append(": ");
+  append_number(out, value);
+  out.append("\r\n");
 }
 
 }  // namespace

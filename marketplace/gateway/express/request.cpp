@@ -167,7 +167,11 @@ bool read_field(Kind kind, View value, Asked& asked, std::int64_t& max_tokens, s
     case Kind::plain: return true;
     case Kind::messages: return value.front() == '[';
     case Kind::one: return value == "1" || value == NOTHING;
-    case Kind::hint: return value.front() == '"' || value == NOTHING;
+    case Kind::hint:
+      if (value == NOTHING) return true;
+      if (value.front() != '"' || value.find('\\') != View::npos) return false;
+      asked.prompt_cache_key = value.substr(1, value.size() - 2);
+      return true;
     case Kind::stream: return value == NOTHING || read_bool(value, asked.stream);
     case Kind::stream_options: return read_stream_options(value, asked.include_usage);
     case Kind::max_tokens: return read_bound(value, max_tokens);
@@ -327,7 +331,7 @@ void append_member(std::string& out, View name, View value) {
 
 bool read_request(View body, Asked& asked) {
   asked.fields.clear();
-  asked.model = {};
+  asked.model = asked.prompt_cache_key = {};
   asked.stream = asked.include_usage = false;
   std::int64_t max_tokens = 0, max_completion_tokens = 0;
   std::uint64_t seen = 0;

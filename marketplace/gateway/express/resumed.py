@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from marketplace.gateway.express.terms import Terms
+from marketplace.gateway.fairness import FairGate, Place
 from marketplace.gateway.limits import Ticket
 from marketplace.gateway.records import EndpointRecord
 from marketplace.gateway.reserves import Promised
@@ -49,3 +50,8 @@ class Resumed:
     """The engine's; names in lower case."""
     body: bytes
     """Of a whole answer; or what a `StreamReader` has to be fed to stand where the stream's reader stood."""
+    gate: FairGate | None
+    """Where its turn was given, and its place there; None where the engines take any number of calls."""
+    place: Place | None
+    limits: tuple[tuple[bytes, bytes], ...]
+    """Headers: what was left of its limits when it came."""

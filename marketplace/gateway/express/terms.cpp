@@ -6,6 +6,8 @@
 
 namespace express {
 
+using namespace rules;
+
 namespace {
 
 constexpr i64 kAny = std::numeric_limits<i64>::max();
@@ -13,14 +15,14 @@ constexpr std::size_t kMostAccounts = 64;
 
 // Reads attributes until something is wrong: from then on every read is empty, and nothing more is asked of
 // Python. Whether it was an error or a refusal is told by Python's error indicator.
-class Reader {
+class RecordReader {
  public:
   bool failed() const { return failed_; }
   void refuse() { failed_ = true; }
 
-  Owned attribute(PyObject* object, const char* name) {
-    if (failed_ || object == nullptr) return Owned();
-    Owned found(PyObject_GetAttrString(object, name));
+  Ref attribute(PyObject* object, const char* name) {
+    if (failed_ || object == nullptr) return Ref();
+    Ref found(PyObject_GetAttrString(object, name));
     if (!found) failed_ = true;
     return found;
   }
@@ -42,19 +44,19 @@ class Reader {
 
   // A rate that may be left out.
   i64 rate(PyObject* object, const char* name, i64 otherwise) {
-    const Owned value = attribute(object, name);
+    const Ref value = attribute(object, name);
     return value.get() == Py_None ? otherwise : whole(value.get(), 0, kMostRate);
   }
 
   bool flag(PyObject* object, const char* name) {
-    const Owned value = attribute(object, name);
+    const Ref value = attribute(object, name);
     if (value && !PyBool_Check(value.get())) refuse();
     return value.get() == Py_True;
   }
 
   // The text stays where it is, in a string that is added to `kept`.
-  View text(PyObject* object, const char* name, std::vector<Owned>& kept) {
-    Owned value = attribute(object, name);
+  View text(PyObject* object, const char* name, std::vector<Ref>& kept) {
+    Ref value = attribute(object, name);
     if (!value) return View();
     if (!PyUnicode_CheckExact(value.get())) {
       refuse();
@@ -71,19 +73,19 @@ class Reader {
     return View(bytes, static_cast<std::size_t>(size));
   }
 
-  Owned tuple(PyObject* object, const char* name) {
-    Owned value = attribute(object, name);
+  Ref tuple(PyObject* object, const char* name) {
+    Ref value = attribute(object, name);
     if (value && !PyTuple_Check(value.get())) refuse();
-    return failed_ ? Owned() : std::move(value);
+    return failed_ ? Ref() : std::move(value);
   }
 
  private:
   bool failed_ = false;
 };
 
-Py_ssize_t size_of(const Owned& tuple) { return tuple ? PyTuple_GET_SIZE(tuple.get()) : 0; }
+Py_ssize_t size_of(const Ref& tuple) { return tuple ? PyTuple_GET_SIZE(tuple.get()) : 0; }
 
-Rates read_rates(Reader& reader, PyObject* part, i64 over) {
+Rates read_rates(RecordReader& reader, PyObject* part, i64 over) {
   Rates r{};
   r.over = over;
   r.input = reader.whole(part, "input_u_per_m", 0, kMostRate);
@@ -97,8 +99,8 @@ Rates read_rates(Reader& reader, PyObject* part, i64 over) {
 }
 
 // The minute of `HH:MM`. Python reads some odder forms too; they are left to it.
-int read_minute(Reader& reader, PyObject* window, const char* name) {
-  std::vector<Owned> kept;
+int read_minute(RecordReader& reader, PyObject* window, const char* name) {
+  std::vector<Ref> kept;
   const View text = reader.text(window, name, kept);
   const auto digit = [&](std::size_t at) { return text[at] >= '0' && text[at] <= '9'; };
   if (text.size() != 5 || text[2] != ':' || !digit(0) || !digit(1) || !digit(3) || !digit(4)) {
@@ -111,17 +113,17 @@ int read_minute(Reader& reader, PyObject* window, const char* name) {
   return hour * 60 + minute;
 }
 
-void read_price(Reader& reader, PyObject* components, Terms::Made& made) {
+void read_price(RecordReader& reader, PyObject* components, Terms::Made& made) {
   made.rates.push_back(read_rates(reader, components, -1));
   made.request_u = reader.whole(components, "request_u", 0, kMostRate);
-  const Owned tiers = reader.tuple(components, "tiers");
+  const Ref tiers = reader.tuple(components, "tiers");
   for (Py_ssize_t i = 0; i < size_of(tiers); ++i) {
     PyObject* tier = PyTuple_GET_ITEM(tiers.get(), i);
     const i64 over = reader.whole(tier, "over_input_tokens", 0, kAny);
     if (over <= made.rates.back().over) reader.refuse();  // they rise
     made.rates.push_back(read_rates(reader, tier, over));
   }
-  const Owned windows = reader.tuple(components, "off_peak");
+  const Ref windows = reader.tuple(components, "off_peak");
   for (Py_ssize_t i = 0; i < size_of(windows); ++i) {
     PyObject* window = PyTuple_GET_ITEM(windows.get(), i);
     const int begin = read_minute(reader, window, "begin"), end = read_minute(reader, window, "end");
@@ -129,7 +131,7 @@ void read_price(Reader& reader, PyObject* components, Terms::Made& made) {
   }
 }
 
-void read_books(Reader& reader, PyObject* books, Books& into) {
+void read_books(RecordReader& reader, PyObject* books, Books& into) {
   into.clearing = reader.whole(books, "clearing", 0, kAny);
   into.overrun = reader.whole(books, "overrun", 0, kAny);
   into.rounding = reader.whole(books, "rounding", 0, kAny);
@@ -137,27 +139,27 @@ void read_books(Reader& reader, PyObject* books, Books& into) {
   into.fee = reader.whole(books, "fee", 0, kAny);
 }
 
-void add_account(Reader& reader, PyObject* value, std::vector<i64>& accounts) {
+void add_account(RecordReader& reader, PyObject* value, std::vector<i64>& accounts) {
   const i64 account = reader.whole(value, 0, kAny);
   if (std::find(accounts.begin(), accounts.end(), account) == accounts.end()) accounts.push_back(account);
   if (accounts.size() > kMostAccounts) reader.refuse();
 }
 
 // Where the account stands among those that may pay. One that does not is refused: its money would not be seen.
-int index_of(Reader& reader, const std::vector<i64>& accounts, i64 account) {
+int index_of(RecordReader& reader, const std::vector<i64>& accounts, i64 account) {
   const auto found = std::find(accounts.begin(), accounts.end(), account);
   if (found == accounts.end()) reader.refuse();
   return static_cast<int>(found - accounts.begin());
 }
 
-void read_accounts(Reader& reader, PyObject* payer, PyObject* caps, Terms::Made& made) {
-  const Owned accounts = reader.tuple(payer, "accounts");
+void read_accounts(RecordReader& reader, PyObject* payer, PyObject* caps, Terms::Made& made) {
+  const Ref accounts = reader.tuple(payer, "accounts");
   for (Py_ssize_t i = 0; i < size_of(accounts) && !reader.failed(); ++i) {
     add_account(reader, PyTuple_GET_ITEM(accounts.get(), i), made.accounts);
   }
-  const Owned windows = reader.tuple(caps, "caps");
+  const Ref windows = reader.tuple(caps, "caps");
   for (Py_ssize_t i = 0; i < size_of(windows) && !reader.failed(); ++i) {
-    const Owned account = reader.attribute(PyTuple_GET_ITEM(windows.get(), i), "account_id");
+    const Ref account = reader.attribute(PyTuple_GET_ITEM(windows.get(), i), "account_id");
     made.caps.push_back(reader.whole(account.get(), 0, kAny));
     add_account(reader, account.get(), made.accounts);
   }
@@ -165,16 +167,16 @@ void read_accounts(Reader& reader, PyObject* payer, PyObject* caps, Terms::Made&
 }
 
 // `sinks.get(account, clearing)`
-i64 read_sink(Reader& reader, PyObject* sinks, i64 account, i64 clearing) {
+i64 read_sink(RecordReader& reader, PyObject* sinks, i64 account, i64 clearing) {
   if (reader.failed()) return 0;
-  const Owned key(PyLong_FromLongLong(account));
+  const Ref key(PyLong_FromLongLong(account));
   PyObject* sink = key ? PyDict_GetItemWithError(sinks, key.get()) : nullptr;  // borrowed
   if (sink != nullptr) return reader.whole(sink, 0, kAny);
   if (PyErr_Occurred() != nullptr) reader.refuse();
   return clearing;
 }
 
-Step read_step(Reader& reader, PyObject* step, PyObject* sinks, const Terms::Made& made) {
+Step read_step(RecordReader& reader, PyObject* step, PyObject* sinks, const Terms::Made& made) {
   Step s{};
   s.account = reader.whole(step, "account_id", 0, kAny);
   s.sink = read_sink(reader, sinks, s.account, made.books.clearing);
@@ -192,16 +194,16 @@ Step read_step(Reader& reader, PyObject* step, PyObject* sinks, const Terms::Mad
   return s;
 }
 
-void read_ladder(Reader& reader, PyObject* payer, Terms::Made& made) {
-  const Owned ladder = reader.attribute(payer, "ladder");
-  const Owned sinks = reader.attribute(payer, "sinks");
+void read_ladder(RecordReader& reader, PyObject* payer, Terms::Made& made) {
+  const Ref ladder = reader.attribute(payer, "ladder");
+  const Ref sinks = reader.attribute(payer, "sinks");
   if (sinks && !PyDict_Check(sinks.get())) reader.refuse();
   made.built_at_us = reader.whole(payer, "built_at_us", -kAny, kAny);
   made.needs_slack = reader.flag(ladder.get(), "needs_slack");
   // None where the model was called by its free name: refused, as every number that is none.
   made.wallet = reader.whole(ladder.get(), "wallet_account_id", 0, kAny);
   made.wallet_index = index_of(reader, made.accounts, made.wallet);
-  const Owned steps = reader.tuple(ladder.get(), "steps");
+  const Ref steps = reader.tuple(ladder.get(), "steps");
   if (size_of(steps) > static_cast<Py_ssize_t>(kMostAccounts)) reader.refuse();
   for (Py_ssize_t i = 0; i < size_of(steps) && !reader.failed(); ++i) {
     made.steps.push_back(read_step(reader, PyTuple_GET_ITEM(steps.get(), i), sinks.get(), made));
@@ -215,12 +217,12 @@ bool plain(View text) {
   });
 }
 
-void read_names(Reader& reader, PyObject* terms, PyObject* record, Terms::Made& made) {
-  const Owned key = reader.attribute(terms, "key");
+void read_names(RecordReader& reader, PyObject* terms, PyObject* record, Terms::Made& made) {
+  const Ref key = reader.attribute(terms, "key");
   made.org_id = reader.text(key.get(), "org_id", made.kept);
   made.key_id = reader.text(key.get(), "id", made.kept);
   made.project_id = reader.text(key.get(), "project_id", made.kept);
-  const Owned listing = reader.attribute(record, "listing");
+  const Ref listing = reader.attribute(record, "listing");
   made.slug = reader.text(listing.get(), "slug", made.kept);
   if (reader.attribute(listing.get(), "release_id").get() != Py_None) {
     made.release = reader.text(listing.get(), "release_id", made.kept);
@@ -228,7 +230,7 @@ void read_names(Reader& reader, PyObject* terms, PyObject* record, Terms::Made& 
   made.owner_org = reader.text(listing.get(), "owner_org", made.kept);
   made.price_version = reader.text(record, "price_version_id", made.kept);
   made.prices = reader.text(record, "components_text", made.kept);
-  const Owned endpoint = reader.attribute(terms, "endpoint");
+  const Ref endpoint = reader.attribute(terms, "endpoint");
   made.endpoint = reader.text(endpoint.get(), "id", made.kept);
   if (!plain(made.endpoint)) reader.refuse();
 }
@@ -238,10 +240,10 @@ void read_names(Reader& reader, PyObject* terms, PyObject* record, Terms::Made& 
 std::unique_ptr<Terms> Terms::of(PyObject* terms, PyObject* books) {
   auto read = std::make_unique<Made>();
   Made& made = *read;
-  Reader reader;
+  RecordReader reader;
   read_books(reader, books, made.books);
-  const Owned record = reader.attribute(terms, "record"), payer = reader.attribute(terms, "payer");
-  const Owned caps = reader.attribute(terms, "caps"), components = reader.attribute(record.get(), "components");
+  const Ref record = reader.attribute(terms, "record"), payer = reader.attribute(terms, "payer");
+  const Ref caps = reader.attribute(terms, "caps"), components = reader.attribute(record.get(), "components");
   made.owner = reader.whole(record.get(), "owner_account_id", 0, kAny);
   made.fee_bp = reader.whole(record.get(), "fee_bp", 0, kWholeBp);
   read_price(reader, components.get(), made);

@@ -39,12 +39,14 @@ class Client {
   virtual bool gone() const = 0;              // has left, or is being closed
   virtual void write(View bytes) = 0;         // sends now what can be sent, keeps the rest
   virtual std::size_t unsent() const = 0;     // bytes kept
+  virtual View peer() = 0;                    // its address as `door.Request.client` names it; '' when not known
   virtual void done() = 0;                    // the taken request is answered; `this` may be reused at once
   virtual bool closing() const = 0;           // this answer is the last: it has to say `connection: close`
   // Gives the taken request to Python after all: `hooks.connection(transport)` is called unless there is a
-  // protocol already, then `prepare(protocol)`, then the protocol gets the request's bytes. The lane is not
-  // called for this request again. Where the client has gone, the transport says that it is closing.
-  virtual void give_up(PyObject* resumed) = 0;   // sets `protocol.resumed = resumed` (None: nothing to resume)
+  // protocol already, `protocol.resumed = resumed` is set (None: nothing to resume), then the protocol gets the
+  // request's bytes, and what came behind them. The lane is not called for this request again. Where the client
+  // has gone, the transport says that it is closing.
+  virtual void give_up(PyObject* resumed) = 0;
   void* call = nullptr;                       // the lane's own
 };
 
@@ -57,6 +59,7 @@ struct Answer {
 };
 
 // Who waits for an engine's answer. Exactly one of `landed` and `broke` is called, once, unless it was cut off.
+// As `upstream.py` has it, an engine that cannot be reached in time is silent, and not unreachable.
 class Reader {
  public:
   virtual ~Reader() = default;
@@ -86,8 +89,11 @@ class Lane {  // who serves
   virtual ~Lane() = default;
   // A whole plain request has come. True: it is taken, the answer comes through `client`. False: it is Python's.
   virtual bool takes(Client& client, const Head& head, View body) = 0;
-  virtual void left(Client& client) = 0;              // the client of a taken request has gone
-  virtual void slow(Client& client, bool slow) = 0;   // it has stopped reading, or reads on
+  // The client of a taken request has gone; never called inside a call of the lane's. It stays the lane's until
+  // `done` or `give_up`.
+  virtual void left(Client& client) = 0;
+  // It has stopped reading (called inside `Client::write`), or reads on.
+  virtual void slow(Client& client, bool slow) = 0;
   virtual void tick(double now_s) = 0;                // some ten times a second
 };
 
@@ -97,6 +103,10 @@ class Wire {
     int listener = -1;            // a listening socket, not blocking; -1 for none
     std::size_t body_limit = 0;   // longer ones are Python's to refuse
     double connect_s = 5, silence_s = 60;
+    double half_s = 5;    // after which half a request is Python's
+    double idle_s = 75;   // after which a connection without a request is closed (door.py, IDLE_S)
+    double stall_s = 60;  // after which a client that does not read is gone (door.py, STALL_S)
+    double kept_s = 60;   // after which an engine's unused connection is not trusted (wire.py, _IDLE_S)
   };
   // `hooks` is Python's side (see _core.pyi).
   static std::unique_ptr<Wire> make(const Settings& settings, PyObject* hooks, Lane* lane);
@@ -108,8 +118,9 @@ class Wire {
   virtual void watch(int fd, void (*ready)(void*), void* whose) = 0;  // calls `ready` when `fd` is readable
   virtual Engine* engine(const sockaddr_storage& address, socklen_t length) = 0;  // one for each address, kept
   virtual void adopt(int fd, View read) = 0;      // serve a connection of which `read` was read elsewhere
-  virtual void stop_listening() = 0;
-  virtual void close_idle() = 0;                  // close idle connections, the others after their answer
+  virtual void stop_listening() = 0;              // the listener stays its owner's to close
+  // Close idle connections, the others after their answer. Those that have a protocol are `door.Door.close`'s.
+  virtual void close_idle() = 0;
   virtual std::size_t connections() const = 0;
 };
 
