@@ -299,11 +299,13 @@ std::string StreamReader::tail() const {
   if (!failed_.empty()) append_event(out, failed_);
   if (done_) out.append(DONE).append(END);
   const std::string part = held_ + edge_;
-  if (part.find('\r') == std::string::npos) return out + part;
+  const bool returns = part.find('\r') != std::string::npos;
+  if (!returns && (out.empty() || part.empty() || part.front() != '\n')) return out + part;
   // Python's reader looks for CR LF in all that follows its last whole event, and again when more has come; this
   // one has looked at `held_` for the last time. A comment is an event that changes nothing.
   if (out.empty()) out = ":\n\n";
   std::string left;
+  if (part.front() == '\n') left += '\r';  // or it would end the event before it
   append_kept(left, held_);
   if (!held_.empty() && held_.back() == '\r' && !edge_.empty() && edge_.front() == '\n') left += '\r';
   append_kept(out, left + edge_);
