@@ -12,7 +12,7 @@ from support.two_gateways import Two, two_gateways
 from support.upstream import Reply, Upstream, refuses, upstreams
 from support.upstream_answers import chat, chat_events, data
 
-_core = pytest.importorskip("marketplace.gateway.express._core")
+pytest.importorskip("marketplace.gateway.express._core")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ CASES = {
     "with tools": Case(
         _asks(tools=[{"type": "function", "function": {"name": "weather", "parameters": {}}}])
     ),
-    "spaced": Case(b' { "model" : "MODEL" , "messages" : [ ] , "max_tokens" : 3 }\n'),
+    "spaced": Case(b' { "model" : "MODEL" , "messages" : [ ] , "max_tokens" : 30 }\n'),
     "stream": Case(_asks(**_PLAIN_STREAM)),
     "stream with usage": Case(_asks(**_USAGE_STREAM)),
     "stream with usage all along": Case(
@@ -108,7 +108,8 @@ CASES = {
     ),
     "engine refuses": Case(_asks(), refuses(400, "too long", code="x"), False),
     "engine fails": Case(_asks(), refuses(500), False),
-    "engine breaks off": Case(_asks(), Reply({}, fails="reset"), False),
+    "engine had hung up": Case(_asks(), Reply({}, fails="reset")),  # it is asked once more
+    "engine breaks off": Case(_asks(), Reply({}, fails="reset", after=1), False),
     "an answer that is none": Case(_asks(), Reply({"error": {"message": "no"}}), False),
     "two choices": Case(_asks(n=2), None, False),
     "a name twice": Case(
