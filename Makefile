@@ -22,7 +22,9 @@ preflight:
 	  echo "On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 
 # pip rather than a faster installer: it honours the index and mirror that the machine is set up with.
+# Meanwhile the other processors compile; what there is to say about that is said by $(COMPILE).
 define install
+	@$(PYTHON) -m marketplace.gateway.express.build --ahead >/dev/null 2>&1 &
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing $(1) into $(VENV) (pinned and hashed, half a minute) ..." >&2
 	@$(PIP) install -q --require-hashes -r requirements/build.lock -r requirements/$(1).lock || { \

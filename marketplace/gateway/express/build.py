@@ -1,6 +1,6 @@
 """Compile the express lane into this folder.
 
-    python -m marketplace.gateway.express.build [--debug | --sanitized] [--into FOLDER]
+    python -m marketplace.gateway.express.build [--debug | --sanitized] [--ahead | --into FOLDER]
 
 `make up` and `make test` do this, and `hatch_build.py` for a wheel or an editable installation. What has
 to be compiled is decided by what the files say, so that asking again costs nothing. From the environment:
@@ -258,6 +258,7 @@ def main() -> int:
             help=VARIANTS[variant],
         )
     parser.add_argument("--into", type=Path, default=HERE, help="another folder than this one")
+    parser.add_argument("--ahead", action="store_true", help="compile only; put it nowhere yet")
     options = parser.parse_args()
     try:
         linked = try_to_build(options.variant)
@@ -270,7 +271,7 @@ def main() -> int:
         return 1
     if linked is None:
         clear_stale()
-    else:
+    elif not options.ahead:
         place(linked, options.into)
     return 0
 
