@@ -105,7 +105,8 @@ void ClientSocket::received(View bytes) {
       }
       break;
     case Stage::reading:
-      if (slow_) {
+      // What was sent ahead, or was read elsewhere, comes before this.
+      if (slow_ || !ahead_.empty()) {
         ahead_.append(bytes);
         interest();
       } else {
