@@ -126,3 +126,54 @@ class Turn:
 
     def __enter__(self) -> Turn: ...
     def __exit__(self, *_: object) -> None: ...
+
+# Bytes, requests and streams (bind_text.cpp): for the tests.
+
+def sha256(data: bytes, portable: bool = False) -> bytes:
+    """Return the digest; `portable` does without the processor's instructions for it."""
+
+def hex_sha256(data: bytes, /) -> str: ...
+def number(value: int, /) -> bytes:
+    """Return a number of 64 bits in decimal."""
+
+def clocks() -> tuple[int, float]:
+    """Return the wall clock in microseconds since the Unix epoch, and `time.monotonic`."""
+
+def new_id(prefix: str, /) -> str:
+    """Return `prefix_ULID`, see `catalog.ground.ids`."""
+
+def json_string(text: str, /) -> bytes:
+    """Return what `msgspec.json.encode` writes."""
+
+def is_utf8(data: bytes, portable: bool = False) -> bool: ...
+def read_request(body: bytes, /) -> dict[str, Any] | None:
+    """Return what is known of a request that is plain enough, None for any other.
+
+    That is `fields` (pairs of bytes), `model`, `stream`, `include_usage` and `max_tokens` (0: no bound).
+    """
+
+def write_request(body: bytes, model: bytes, max_tokens: int, /) -> bytes | None:
+    """Return the body for the engine; `model` is a JSON string. None where `read_request` says None."""
+
+def read_usage(document: bytes, /) -> tuple[tuple[int, int, int, int, int], bytes] | None:
+    """Return the usage in an answer or an event, and its text; None where Python has to read it.
+
+    Its buckets are uncached input, cache reads, cache writes, output and reasoning.
+    """
+
+class StreamReader:
+    """`marketplace.gateway.sse.StreamReader`, less what only Python needs."""
+
+    def feed(self, piece: bytes, /) -> bytes | None:
+        """Return what may be forwarded now; None where the stream has failed."""
+    def tail(self) -> bytes:
+        """Return what Python's reader has to be fed to stand where this one stands."""
+    @property
+    def done(self) -> bool: ...
+    @property
+    def usage(self) -> bytes | None: ...
+    @property
+    def usage_chunk(self) -> bytes | None: ...
+    @property
+    def forwarded(self) -> bytes:
+        """What the last piece added, also where the stream has failed."""

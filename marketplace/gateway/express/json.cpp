@@ -152,6 +152,17 @@ int hex_value(char c) {
   return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
 }
 
+// Whether a backslash before it makes a whole escape. A prompt has one in every line: a table, no branches.
+bool is_simple(char kind) {
+  constexpr auto bit = [](char c) { return std::uint64_t{1} << (c - '"'); };
+  constexpr std::uint64_t low = bit('"') | bit('/') | bit('\\');
+  constexpr auto letter = [](char c) { return std::uint64_t{1} << (c - 'b'); };
+  constexpr std::uint64_t high = letter('b') | letter('f') | letter('n') | letter('r') | letter('t');
+  const unsigned of_low = static_cast<unsigned char>(kind) - unsigned{'"'};
+  const unsigned of_high = static_cast<unsigned char>(kind) - unsigned{'b'};
+  return ((of_low < 64) & (low >> (of_low & 63))) | ((of_high < 64) & (high >> (of_high & 63)));
+}
+
 bool is_high(unsigned unit) { return unit >> 10 == 0xd800 >> 10; }
 bool is_low(unsigned unit) { return unit >> 10 == 0xdc00 >> 10; }
 
@@ -206,11 +217,9 @@ bool Cursor::string(Text& text) {
 bool Cursor::escape(Text& text) {
   ++at_;
   if (at_ == end_) return false;
-  switch (*at_++) {
-    case '"': case '\\': case '/': case 'b': case 'f': case 'n': case 'r': case 't': return true;
-    case 'u': break;
-    default: return false;
-  }
+  const char kind = *at_++;
+  if (is_simple(kind)) return true;
+  if (kind != 'u') return false;
   unsigned unit = 0;
   if (!code_unit(unit) || is_low(unit)) return false;
   text.spelled |= unit >= 0x40 && unit < 0x80;

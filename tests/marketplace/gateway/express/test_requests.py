@@ -90,8 +90,33 @@ def check_request(body: bytes) -> bool:
 
 # Requests of every kind.
 
-WORDS = ["a", "red shirt", "红色", "😀", "[", "]]", 'say "no"', "\\", "\n", "\x7f", "image_url", '"image_url', ""]
-WORDS += ["type", '"type', "image", "file", "/", "<b>", "\u2028", "long " * 30, "nul\x00", 'x\\"input_file']
+WORDS = [
+    "a",
+    "red shirt",
+    "红色",
+    "😀",
+    "[",
+    "]]",
+    'say "no"',
+    "\\",
+    "\n",
+    "\x7f",
+    "image_url",
+    '"image_url',
+    "",
+]
+WORDS += [
+    "type",
+    '"type',
+    "image",
+    "file",
+    "/",
+    "<b>",
+    "\u2028",
+    "long " * 30,
+    "nul\x00",
+    'x\\"input_file',
+]
 NUMBERS = [0, 1, -1, 0.5, 1e20, 1e-7, 10**18, 10**18 - 1, 2**63, 2**64, 10**30, -0.0, 1.5e300, 3]
 
 
@@ -109,13 +134,71 @@ def value(chance: random.Random, depth: int = 0) -> Any:
     return [value(chance, depth + 1) for _ in range(chance.randrange(4))]
 
 
-ORDINARY = ["temperature", "top_p", "tools", "tool_choice", "stop", "seed", "user", "presence_penalty"]
-ORDINARY += ["frequency_penalty", "response_format", "reasoning_effort", "chat_template_kwargs", "logprobs"]
-ORDINARY += ["parallel_tool_calls", "safety_identifier", "top_logprobs", "logit_bias", "metadata", "verbosity"]
+ORDINARY = [
+    "temperature",
+    "top_p",
+    "tools",
+    "tool_choice",
+    "stop",
+    "seed",
+    "user",
+    "presence_penalty",
+]
+ORDINARY += [
+    "frequency_penalty",
+    "response_format",
+    "reasoning_effort",
+    "chat_template_kwargs",
+    "logprobs",
+]
+ORDINARY += [
+    "parallel_tool_calls",
+    "safety_identifier",
+    "top_logprobs",
+    "logit_bias",
+    "metadata",
+    "verbosity",
+]
 ORDINARY += ["top_k", "min_p", "repetition_penalty", "stop_token_ids", "min_tokens", "ignore_eos"]
-NEVER = ["models", "route", "provider", "n_predict", "n_cmpl", "max_output_tokens", "best_of", "echo", "audio"]
-NEVER += ["modalities", "prediction", "web_search_options", "service_tier", "store", "prompt", "input", "x", ""]
-BOUNDS: list[Any] = [None, 1, 7, 4096, 10_000_000, 10_000_001, 0, -1, 1.0, 16.5, True, "16", 10**20, 1e3, [1]]
+NEVER = [
+    "models",
+    "route",
+    "provider",
+    "n_predict",
+    "n_cmpl",
+    "max_output_tokens",
+    "best_of",
+    "echo",
+    "audio",
+]
+NEVER += [
+    "modalities",
+    "prediction",
+    "web_search_options",
+    "service_tier",
+    "store",
+    "prompt",
+    "input",
+    "x",
+    "",
+]
+BOUNDS: list[Any] = [
+    None,
+    1,
+    7,
+    4096,
+    10_000_000,
+    10_000_001,
+    0,
+    -1,
+    1.0,
+    16.5,
+    True,
+    "16",
+    10**20,
+    1e3,
+    [1],
+]
 EITHER: list[Any] = [None, True, False, 0, 1, "true", {}]
 
 
@@ -153,7 +236,9 @@ def odd_request(chance: random.Random) -> dict[str, Any]:
         if kind == 0:
             body[chance.choice(ORDINARY)] = value(chance)
         elif kind == 1:
-            body["messages"] = value(chance) if chance.random() < 0.3 else [value(chance) for _ in range(3)]
+            body["messages"] = (
+                value(chance) if chance.random() < 0.3 else [value(chance) for _ in range(3)]
+            )
         elif kind == 2:
             body[chance.choice(["max_tokens", "max_completion_tokens"])] = chance.choice(BOUNDS)
         elif kind == 3:
@@ -163,14 +248,19 @@ def odd_request(chance: random.Random) -> dict[str, Any]:
         elif kind == 4:
             body["stream_options"] = {
                 "include_usage": chance.choice(EITHER),
-                chance.choice(["continuous_usage_stats", "x"]): chance.choice([*EITHER, value(chance)]),
+                chance.choice(["continuous_usage_stats", "x"]): chance.choice(
+                    [*EITHER, value(chance)]
+                ),
             }
         elif kind == 5:
             body[chance.choice(NEVER)] = value(chance)
         elif kind == 6:
             body.pop(chance.choice([*body, ""]), None)
         elif kind == 7:
-            part = {"type": chance.choice(["image", "file", "text", "image_url"]), "image_url": value(chance)}
+            part = {
+                "type": chance.choice(["image", "file", "text", "image_url"]),
+                "image_url": value(chance),
+            }
             body["messages"] = [{"role": "user", "content": [part]}]
         else:
             body["metadata"] = {chance.choice(WORDS): chance.choice(WORDS)}
@@ -184,17 +274,96 @@ def dumped(chance: random.Random, body: Any) -> bytes:
         separators=chance.choice([(",", ":"), (", ", ": "), (" ,\t", "\r\n:\n")]),
         indent=chance.choice([None, None, 1]),
     )
-    return (chance.choice(["", "", " ", "\n\t"]) + text + chance.choice(["", "", "\n", " \r\n"])).encode()
+    return (
+        chance.choice(["", "", " ", "\n\t"]) + text + chance.choice(["", "", "\n", " \r\n"])
+    ).encode()
 
 
-PIECES = [b'"', b"\\", b"\\u0061", b"\\u0041", b"\\u00e9", b"\\ud83d\\ude00", b"\\ud83d", b"\\udc00", b"\\u00"]
-PIECES += [b"\\ud800\\u0041", b"\\x", b"\\/", b"{", b"}", b"[", b"]", b",", b":", b"1e400", b"1e-400", b"-", b"0"]
-PIECES += [b"00", b"01", b"-0", b"1.", b".5", b"1e5", b"1E+05", b"9" * 19, b"9" * 400, b"null", b"true", b"nul"]
-PIECES += [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe4\xb8", b"\x00", b"\x1f", b"\x7f"]
-PIECES += [b"\xef\xbb\xbf", b" ", b"\n", b"\x0b", b"\xc2\xa0", b"[" * 70, b"[" * 1200, b'{"a":' * 70]
-PIECES += [b'"image_url"', b'"type":"image"', b'"type" :\n"file"', b'\\"input_file"', b'"input_audio":1,']
-PIECES += [b',"model":"x"', b',"models":[]', b',"max_tokens":5', b',"mod\\u0065l":"x"', b',"n":2', b',"n":1']
-PIECES += [b"NaN", b"Infinity", b"/**/", b"'", b'"\\u0074ype":"image"', b'"\\\\u0074ype":"image"', b"[[", b"[]"]
+PIECES = [
+    b'"',
+    b"\\",
+    b"\\u0061",
+    b"\\u0041",
+    b"\\u00e9",
+    b"\\ud83d\\ude00",
+    b"\\ud83d",
+    b"\\udc00",
+    b"\\u00",
+]
+PIECES += [
+    b"\\ud800\\u0041",
+    b"\\x",
+    b"\\/",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"1e400",
+    b"1e-400",
+    b"-",
+    b"0",
+]
+PIECES += [
+    b"00",
+    b"01",
+    b"-0",
+    b"1.",
+    b".5",
+    b"1e5",
+    b"1E+05",
+    b"9" * 19,
+    b"9" * 400,
+    b"null",
+    b"true",
+    b"nul",
+]
+PIECES += [
+    b"\xff",
+    b"\xc0\xaf",
+    b"\xed\xa0\x80",
+    b"\xf4\x90\x80\x80",
+    b"\xe4\xb8",
+    b"\x00",
+    b"\x1f",
+    b"\x7f",
+]
+PIECES += [
+    b"\xef\xbb\xbf",
+    b" ",
+    b"\n",
+    b"\x0b",
+    b"\xc2\xa0",
+    b"[" * 70,
+    b"[" * 1200,
+    b'{"a":' * 70,
+]
+PIECES += [
+    b'"image_url"',
+    b'"type":"image"',
+    b'"type" :\n"file"',
+    b'\\"input_file"',
+    b'"input_audio":1,',
+]
+PIECES += [
+    b',"model":"x"',
+    b',"models":[]',
+    b',"max_tokens":5',
+    b',"mod\\u0065l":"x"',
+    b',"n":2',
+    b',"n":1',
+]
+PIECES += [
+    b"NaN",
+    b"Infinity",
+    b"/**/",
+    b"'",
+    b'"\\u0074ype":"image"',
+    b'"\\\\u0074ype":"image"',
+    b"[[",
+    b"[]",
+]
 
 
 def mutated(chance: random.Random, data: bytes) -> bytes:
@@ -251,7 +420,11 @@ JSON = st.recursive(
 )
 
 
-@given(st.lists(JSON, max_size=4), st.dictionaries(st.sampled_from(ORDINARY), JSON, max_size=5), st.booleans())
+@given(
+    st.lists(JSON, max_size=4),
+    st.dictionaries(st.sampled_from(ORDINARY), JSON, max_size=5),
+    st.booleans(),
+)
 def test_any_content_passes_through(messages: list[Any], more: dict[str, Any], ascii: bool) -> None:
     body = {"model": "made/model", "messages": messages} | more
     check_request(json.dumps(body, ensure_ascii=ascii).encode())
@@ -334,7 +507,27 @@ def test_every_prefix_of_a_request_is_left() -> None:
 
 # Usage.
 
-COUNTS: list[Any] = [0, 1, 2, 3, 5, 5, 8, 13, 10**9, 10**9 + 1, 2 * 10**9, None, -1, 2.0, 2.5, True, "3", [], {}]
+COUNTS: list[Any] = [
+    0,
+    1,
+    2,
+    3,
+    5,
+    5,
+    8,
+    13,
+    10**9,
+    10**9 + 1,
+    2 * 10**9,
+    None,
+    -1,
+    2.0,
+    2.5,
+    True,
+    "3",
+    [],
+    {},
+]
 NAMES = ["prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"]
 RARE = ["cache_read_input_tokens", "cache_creation_input_tokens", "prompt_cache_hit_tokens", "x"]
 DETAILS = ["prompt_tokens_details", "input_tokens_details", "completion_tokens_details"]
@@ -346,7 +539,9 @@ INNER += ["reasoning_tokens", "audio_tokens"]
 def usage_object(chance: random.Random) -> dict[str, Any]:
     odd = chance.random() < 0.3
     counts, parts = (COUNTS, COUNTS) if odd else (COUNTS[2:9], COUNTS[:3])
-    usage: dict[str, Any] = {name: chance.choice(counts) for name in chance.choice([NAMES[:3], NAMES[3:], NAMES])}
+    usage: dict[str, Any] = {
+        name: chance.choice(counts) for name in chance.choice([NAMES[:3], NAMES[3:], NAMES])
+    }
     if chance.random() < 0.9:
         given = usage.get("prompt_tokens", usage.get("input_tokens"))
         answer = usage.get("completion_tokens", usage.get("output_tokens"))
@@ -422,7 +617,11 @@ def test_usage_is_read_as_python_does() -> None:
             "prompt_tokens": 100,
             "completion_tokens": 50,
             "total_tokens": 150,
-            "prompt_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 10, "audio_tokens": 0},
+            "prompt_tokens_details": {
+                "cached_tokens": 30,
+                "cache_write_tokens": 10,
+                "audio_tokens": 0,
+            },
             "completion_tokens_details": {"reasoning_tokens": 20, "accepted_prediction_tokens": 0},
         },
         {
@@ -457,7 +656,7 @@ def test_usage_that_is_usual_is_read(usage: dict[str, Any]) -> None:
         b'{"usage":{"prompt_tokens":1,"completion_tokens":1,"x":1e999}}',
         b'{"usage":{"prompt_tokens":1,"completion_tokens":1}} x',
         b'[{"usage":{"prompt_tokens":1,"completion_tokens":1}}]',
-        b'data: [DONE]',
+        b"data: [DONE]",
         b"data:",
         b"",
     ],

@@ -20,7 +20,10 @@ from marketplace.gateway.sse import StreamReader
 _core = pytest.importorskip("marketplace.gateway.express._core")
 
 USAGE: dict[str, Any] = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-DETAILED = USAGE | {"prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": None}
+DETAILED = USAGE | {
+    "prompt_tokens_details": {"cached_tokens": 0},
+    "completion_tokens_details": None,
+}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -67,28 +70,76 @@ def check_stream(pieces: list[bytes], stop: int | None = None) -> str:
 
 
 def event(**fields: Any) -> bytes:
-    return b"data: " + json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return (
+        b"data: " + json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    )
 
 
 def delta(text: str, **more: Any) -> bytes:
     return event(id="c1", choices=[{"index": 0, "delta": {"content": text}}], **more)
 
 
-TEXTS = ["a", "红色", 'T-shirt "usage":{ ', '"error"', '"error":{', "\r\n", "{}}{", "😀", "data: [DONE]", ""]
+TEXTS = [
+    "a",
+    "红色",
+    'T-shirt "usage":{ ',
+    '"error"',
+    '"error":{',
+    "\r\n",
+    "{}}{",
+    "😀",
+    "data: [DONE]",
+    "",
+]
 USAGES: list[Any] = [USAGE, DETAILED, {}, {"a": {"b": {"c": 1}}}, None, {"a": "}"}, {"a": "{"}, 5]
-NAMES = [b"event: message\n", b"event: error\n", b"event:error\n", b"event: errors\n", b"id: 7\n", b": x\n", b"\n"]
-RAW = [b": ping\n\n", b"\n\n", b"event: ping\n\n", b"data:\n\n", b"data\n\n", b"data: \n\n", b"retry: 10\n\n"]
-RAW += [b"data:[DONE]\n\n", DONE, b"data: [DONE] and more\n\n", b"data:  [DONE]\n\n", b"[DONE]\n\n", b"\n"]
+NAMES = [
+    b"event: message\n",
+    b"event: error\n",
+    b"event:error\n",
+    b"event: errors\n",
+    b"id: 7\n",
+    b": x\n",
+    b"\n",
+]
+RAW = [
+    b": ping\n\n",
+    b"\n\n",
+    b"event: ping\n\n",
+    b"data:\n\n",
+    b"data\n\n",
+    b"data: \n\n",
+    b"retry: 10\n\n",
+]
+RAW += [
+    b"data:[DONE]\n\n",
+    DONE,
+    b"data: [DONE] and more\n\n",
+    b"data:  [DONE]\n\n",
+    b"[DONE]\n\n",
+    b"\n",
+]
 RAW += [b'data: {"error":null,"choices":[]}\n\n', b'data: {"error":{"message":"no"}}\n\n']
 RAW += [b'data: {"\\u0065rror":{},"x":"error"}\n\n', b'data: {"\\u0065rror":1,"error":null}\n\n']
 RAW += [b'data: {"error":1,"error":null}\n\n', b'data: {"error":null,"\\u0065rr\\u006Fr":1}\n\n']
-RAW += [b'data: ["error"]\n\n', b'data: "error"\n\n', b'data: {"x":{"error":1}}\n\n', b'data: {"error"}\n\n']
+RAW += [
+    b'data: ["error"]\n\n',
+    b'data: "error"\n\n',
+    b'data: {"x":{"error":1}}\n\n',
+    b'data: {"error"}\n\n',
+]
 RAW += [b'data: {"x":"\xff","error":null}\n\n', b'data: {"x":1e999,"error":null}\n\n']
-RAW += [b'data: {"error":null,"x":"\\ud800"}\n\n', b'data: {"error":null} x\n\n', b'data: {"error": null }\n\n']
+RAW += [
+    b'data: {"error":null,"x":"\\ud800"}\n\n',
+    b'data: {"error":null} x\n\n',
+    b'data: {"error": null }\n\n',
+]
 RAW += [b'data: {"error":null,"x":' + b"[" * 300 + b"]" * 300 + b"}\n\n"]
 RAW += [b'data: {"error":null,"x":' + b"[" * 3000 + b"]" * 3000 + b"}\n\n"]
 RAW += [b'data: {"a":\ndata: 1,"usage":{}}\n\n', b'data: {"choices" : [],"usage":{}}\n\n']
-RAW += [b'data: {"choices": [],"usage": {"a":1}}\n\n', b'data: {"choices":[1],"usage":{"a":1},"x":{"y":1}}\n\n']
+RAW += [
+    b'data: {"choices": [],"usage": {"a":1}}\n\n',
+    b'data: {"choices":[1],"usage":{"a":1},"x":{"y":1}}\n\n',
+]
 
 
 def one_event(chance: random.Random) -> bytes:
@@ -101,7 +152,9 @@ def one_event(chance: random.Random) -> bytes:
     if kind == 6:
         return event(choices=[], usage=chance.choice(USAGES))
     if kind == 7:
-        return event(usage=chance.choice(USAGES), choices=[], error=chance.choice([None, None, None, {}]))
+        return event(
+            usage=chance.choice(USAGES), choices=[], error=chance.choice([None, None, None, {}])
+        )
     if kind == 8:
         spread = json.dumps({"choices": [], "usage": USAGE, "t": text}, indent=1).encode()
         return b"data: " + spread.replace(b"\n", b"\ndata: ") + b"\n\n"
@@ -110,8 +163,30 @@ def one_event(chance: random.Random) -> bytes:
     return chance.choice(RAW)
 
 
-PIECES = [b"\r", b"\n", b"\r\n", b"\r\r\n", b"\n\n", b"\n\n\n", b"\r\n\r\n", b"}}", b"{", b"}", b'"', b"data:", b"\x00"]
-PIECES += [b',"usage":{', b'"usage":{', b'"usage": {', b'"error"', b'"choices":[]', b"data: [DONE]", b"event: error\n"]
+PIECES = [
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"\r\r\n",
+    b"\n\n",
+    b"\n\n\n",
+    b"\r\n\r\n",
+    b"}}",
+    b"{",
+    b"}",
+    b'"',
+    b"data:",
+    b"\x00",
+]
+PIECES += [
+    b',"usage":{',
+    b'"usage":{',
+    b'"usage": {',
+    b'"error"',
+    b'"choices":[]',
+    b"data: [DONE]",
+    b"event: error\n",
+]
 
 
 def stream_of(chance: random.Random, count: int, wild: float) -> bytes:
@@ -161,7 +236,10 @@ def test_streams_are_read_as_python_does() -> None:
     assert min(ends["failed"], ends["done"], ends["open"]) > 300
 
 
-@given(st.lists(st.sampled_from([*PIECES, *RAW, delta("a"), delta("b", usage=USAGE)]), max_size=8), st.data())
+@given(
+    st.lists(st.sampled_from([*PIECES, *RAW, delta("a"), delta("b", usage=USAGE)]), max_size=8),
+    st.data(),
+)
 def test_any_pieces_are_read_as_python_does(pieces: list[bytes], data: st.DataObject) -> None:
     stop = data.draw(st.integers(0, len(pieces)))
     check_stream([*pieces, b"\n\n"], stop)
@@ -173,7 +251,12 @@ def test_ends_of_lines_are_cut_as_python_does(pieces: list[bytes]) -> None:
 
 
 def test_a_usual_stream() -> None:
-    stream = delta("红色 ", usage=USAGE), delta("a", usage=DETAILED), event(choices=[], usage=USAGE), DONE
+    stream = (
+        delta("红色 ", usage=USAGE),
+        delta("a", usage=DETAILED),
+        event(choices=[], usage=USAGE),
+        DONE,
+    )
     reader = _core.StreamReader()
     assert [reader.feed(piece) for piece in stream] == [delta("红色 "), delta("a"), b"", b""]
     assert state_of(reader) == (True, stream[2][:-2], stream[2][:-2])

@@ -96,10 +96,12 @@ def test_threads_and_forked_processes_do_not_count_on_alike() -> None:
     ours = some_ids(50)
     os.waitpid(child, 0)
     os.close(writing)
-    with open(reading, "rb") as pipe:
+    with os.fdopen(reading, "rb") as pipe:
         theirs = pipe.read().decode()
     assert len(theirs) == 50 * 30
-    assert not {name[4:28] for name in ours} & {theirs[at + 4 : at + 28] for at in range(0, 1500, 30)}
+    assert not {name[4:28] for name in ours} & {
+        theirs[at + 4 : at + 28] for at in range(0, 1500, 30)
+    }
 
 
 def some_ids(count: int = 500) -> list[str]:
@@ -116,7 +118,24 @@ def decodes(data: bytes) -> bool:
 
 def test_utf_8_is_what_python_decodes() -> None:
     """Every pair of bytes, every edge of three and four, at every place of a block."""
-    edges = [0x00, 0x22, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0, 0xE1, 0xEC]
+    edges = [
+        0x00,
+        0x22,
+        0x7F,
+        0x80,
+        0x8F,
+        0x90,
+        0x9F,
+        0xA0,
+        0xBF,
+        0xC0,
+        0xC1,
+        0xC2,
+        0xDF,
+        0xE0,
+        0xE1,
+        0xEC,
+    ]
     edges += [0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xF8, 0xFF]
     pairs = [bytes([a, b]) for a in range(256) for b in range(256)]
     threes = [bytes([a, b, c]) for a in edges for b in edges for c in edges]
@@ -129,7 +148,20 @@ def test_utf_8_is_what_python_decodes() -> None:
 
 def test_utf_8_of_any_length_is_what_python_decodes() -> None:
     chance = random.Random(2)
-    letters = ["a", "é", "中", "😀", "\ud7ff", "\ue000", "\uffff", "\U0010ffff", "\x7f", "\x80", "\u07ff", "ࠀ"]
+    letters = [
+        "a",
+        "é",
+        "中",
+        "😀",
+        "\ud7ff",
+        "\ue000",
+        "\uffff",
+        "\U0010ffff",
+        "\x7f",
+        "\x80",
+        "\u07ff",
+        "ࠀ",
+    ]
     found = 0
     for _ in range(20_000):
         data = bytearray("".join(chance.choices(letters, k=chance.randrange(60))).encode())
