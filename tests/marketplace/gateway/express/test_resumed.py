@@ -146,8 +146,9 @@ FAULTS = {
         stream(lambda events: [*events[:-1], events[-1].rstrip(b"\n")]), STREAM
     ),
     "stream of nothing": Fault(stream(lambda _: [b": hello\n\n"]), STREAM),
-    "stream that fails at once": Fault(stream(_with(ERROR, 0)), STREAM),
-    "stream that fails": Fault(stream(_with(ERROR, 3)), STREAM),
+    # What came in one piece with an error and behind it would be sent on.
+    "stream that fails at once": Fault(stream(_with(ERROR, 0), waits=True, after=1), STREAM),
+    "stream that fails": Fault(stream(_with(ERROR, 3), waits=True, after=4), STREAM),
     "stream, an event that is no JSON": Fault(stream(_with(b"data: {nonsense\n\n", 2)), USAGE),
     "stream, odd usage": Fault(
         stream(_with(data({"choices": [], "usage": {"prompt_tokens": -1}}), -1)), STREAM
