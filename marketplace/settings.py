@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     """Where traces go: a collector's OTLP/HTTP address without `/v1/traces`; empty: see operations.md."""
     trace_ratio: float = Field(default=1.0, ge=0, le=1)
     """Share of the calls that are traced, when there is a collector."""
+    gateway_express: Literal["auto", "off"] = "auto"
+    """`auto`: compiled code serves plain chat calls where nobody wants to be told of each; `off`: never."""
     upstream_connect_s: float = Field(default=5.0, gt=0)
     """How long an engine may take to accept a connection."""
     upstream_silence_s: float = Field(default=60.0, gt=0)

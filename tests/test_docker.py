@@ -31,3 +31,10 @@ def test_compose_has_no_default_password_and_publishes_on_loopback_only() -> Non
     assert published == ["127.0.0.1:8000:8000"]
     dockerfile = ROOT / "docker" / ".." / services["tokenmart"]["build"]["dockerfile"]
     assert dockerfile.exists()
+
+
+def test_the_compiled_part_is_made_where_the_compiler_stays() -> None:
+    _, made, served = DOCKERFILE.split("\nFROM ")
+    assert "g++" in made
+    assert "TOKENMART_EXPRESS_BUILD=required" in made
+    assert "apt-get" not in served

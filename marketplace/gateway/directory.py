@@ -48,6 +48,16 @@ class Loader(Protocol):
     async def caps(self, key_id: str) -> KeyCaps: ...
 
 
+class Follower(Protocol):
+    """Who keeps something of what the directory has, and must not keep it for longer."""
+
+    def heard(self, at_us: int) -> None:
+        """Take note that what is not forgotten now was good at this instant."""
+
+    def forgets(self, record: object | None) -> None:
+        """Forget this record, which is still within its time; None is all of them."""
+
+
 class _Cache(Generic[Value]):
     """A dictionary that loads what is missing, once for all who wait.
 
@@ -130,17 +140,29 @@ class Directory:
         }
         self._versions: dict[str, int] = {}
         self._heard_at_us = clock()
+        self._follower: Follower | None = None
+
+    def followed_by(self, follower: Follower) -> None:
+        """Tell somebody from now on what is forgotten, and when the markers were heard of."""
+        self._follower = follower
+        follower.heard(self._heard_at_us)
 
     def notice(self, versions: dict[str, int]) -> None:
         """Take note of the change markers; what they say has changed is forgotten."""
         late = self._clock() - self._heard_at_us > _STALE_US
+        changed = False
         for name, version in versions.items():
             # What was loaded before the first news may be older than they are.
             if late or self._versions.get(name) != version:
+                changed = True
                 for cache in BEHIND[name]:
                     self._caches[cache].clear()
         self._versions = versions
         self._heard_at_us = self._clock()
+        if self._follower is not None:
+            if changed:
+                self._follower.forgets(None)
+            self._follower.heard(self._heard_at_us)
 
     def check_fresh(self, now_us: int) -> None:
         """Raise `Unavailable` when nobody has told us of changes for too long: a revoked key may be here."""
@@ -191,7 +213,10 @@ class Directory:
         found = self.known_ladder(org_id, model, fresher_than_us)
         if found is None:
             name = f"{org_id} {model}"
+            old = self.known_ladder(org_id, model)
             self._ladders.forget(name)
+            if old is not None and self._follower is not None:
+                self._follower.forgets(old)
             found = await self._ladders.get(name)
         return found
 

@@ -29,6 +29,7 @@ from catalog.ground.rendering import RenderedError
 from marketplace.gateway.handover import CALLS, Passage, give_away, is_call
 
 if TYPE_CHECKING:
+    from marketplace.gateway.express.resumed import Resumed
     from marketplace.gateway.records import KeyRecord
 
 _LARGEST_HEAD = 64 * 1024
@@ -133,11 +134,13 @@ class Connection(asyncio.Protocol):
 
     `on_gone` is called once when the client goes away during a request, `on_slow(True)` when it stops
     reading and `on_slow(False)` when it reads on; whoever serves the request sets them. `call` and `trace`
-    are what the request has become, for whoever wants to know at its end.
+    are what the request has become, for whoever wants to know at its end. `resumed` is set by whoever has
+    begun to serve the request that comes next, and tells how far that has come.
     """
 
     call: Any = None
     trace: Any = None
+    resumed: Resumed | None = None
 
     def __init__(self, door: Door, read: bytes) -> None:
         self._door = door
@@ -369,7 +372,7 @@ class Connection(asyncio.Protocol):
         """Go on to the next request: the last thing that whoever serves one does, whatever came of it."""
         self._task = None
         self._heard_at = self._door.loop.time()  # a client may be idle from when it has its answer
-        self.on_gone = self.on_slow = self.call = self.trace = None
+        self.on_gone = self.on_slow = self.call = self.trace = self.resumed = None
         self._go_on()
 
     def _go_on(self) -> None:
@@ -413,6 +416,20 @@ class Connection(asyncio.Protocol):
     # What whoever serves a request calls.
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing of a request has come, and none is being answered or waits to be."""
+        return not (
+            self._task is not None
+            or self._waiting
+            or self._reading is not None
+            or self._in_head
+            or self._unclear
+            or self._stalled_at
+            or self._discard
+            or self._close_after
+        )
+
+    @property
     def gone(self) -> bool:
         """Whether the client has left."""
         return self._transport is None or self._transport.is_closing()
@@ -445,6 +462,10 @@ class Connection(asyncio.Protocol):
             self._close_after = True
             framing, piece = b"connection: close\r\n", first
         self._write(b"".join((_STATUS[200], _lines(headers), framing, b"\r\n", piece)))
+
+    def begun(self) -> None:
+        """Go on with a streamed answer whose head and first pieces have been sent already."""
+        self._streaming = True
 
     def emit(self, piece: bytes) -> None:
         """Send the next piece of a streamed answer."""

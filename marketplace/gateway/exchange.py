@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from catalog.ground.errors import (
 from marketplace.gateway.counters import Counters
 from marketplace.gateway.counting import count_answer
 from marketplace.gateway.door import Connection
+from marketplace.gateway.express.resumed import Resumed
 from marketplace.gateway.flight import Answer, Flight
 from marketplace.gateway.money import Bill, Call
 from marketplace.gateway.records import EndpointRecord
@@ -40,7 +41,7 @@ from marketplace.gateway.request import ClientGone
 from marketplace.gateway.reserves import Reserves
 from marketplace.gateway.seen import Attempt, code_of
 from marketplace.gateway.shapes import Streaming, Talk
-from marketplace.gateway.upstream import Upstream, broken
+from marketplace.gateway.upstream import Upstream, broken, refusal, timed_out, unreachable
 from marketplace.gateway.usage import usage_of
 from marketplace.ledger.holds import LATE
 from marketplace.ledger.operations import Release
@@ -102,22 +103,33 @@ class Exchange:
         self._choice: Choice[EndpointRecord] | None = None
         self._began = False
 
-    async def run(self, choice: Choice[EndpointRecord]) -> None:
+    def run(self, choice: Choice[EndpointRecord]) -> Coroutine[Any, Any, None]:
         """Answer the call; returns when its money is settled. Raises what the client should be told.
 
         Nothing is waited for after the last byte, so that the connection is ready for the next request
         when the client is.
         """
+        return self._run(choice, None)
+
+    def resume(self, choice: Choice[EndpointRecord], resumed: Resumed) -> Coroutine[Any, Any, None]:
+        """Go on with a call that compiled code has begun, and end it as `run` does."""
+        return self._run(choice, resumed)
+
+    async def _run(self, choice: Choice[EndpointRecord], resumed: Resumed | None) -> None:
         connection = self._connection
         connection.on_gone, connection.on_slow = self._client_left, self._client_slow
         tried: list[Choice[Any]] = []
         try:
             while True:
                 try:
+                    if resumed is not None:
+                        answer = self._asked(choice, resumed)
+                        break
                     answer = await self._ask(choice)
                     self.call.answered_at_us = self._tools.clock()
                     break
                 except TokenMartError as error:
+                    resumed = None  # whoever is asked next is asked by us
                     failure = _failure(error)
                     self._note_failure(failure or code_of(error))
                     if failure is None:
@@ -188,6 +200,33 @@ class Exchange:
         flight = self._flight = Flight(self._piece if self._streaming is not None else None)
         return self._tools.upstream.post(endpoint, path, body, call.id, flight, headers)
 
+    def _asked(self, choice: Choice[EndpointRecord], resumed: Resumed) -> Answer:
+        """Return or raise what became of asking an engine, as if it had come from `_ask`.
+
+        Of a streamed answer that has begun nothing is sent again.
+        """
+        call, kind = self.call, resumed.kind
+        self._choice = choice
+        call.endpoint, call.why = choice.candidate, choice.why
+        call.first_token_us = resumed.first_token_us
+        self._flight = flight = Flight()
+        flight.sent = resumed.sent
+        if resumed.began:
+            self._began = True
+            self._connection.begun()
+        answer = Answer(resumed.status, resumed.headers, resumed.body)
+        if kind == "answer" and answer.status != 200:
+            raise refusal(answer)
+        if call.streamed:
+            self._streaming = self._talk.streaming(choice.candidate)
+            self._piece(resumed.body, seen=resumed.began)
+            if flight.error is not None and kind != "left":
+                raise flight.error
+        if kind != "answer":
+            raise _ENDS[kind]()
+        call.answered_at_us = resumed.answered_at_us or self._tools.clock()
+        return answer
+
     def _note_failure(self, failure: str) -> None:
         call, now_us = self.call, self._tools.clock()
         engine = call.endpoint
@@ -201,7 +240,8 @@ class Exchange:
 
     # While the answer comes in.
 
-    def _piece(self, data: bytes) -> None:
+    def _piece(self, data: bytes, seen: bool = False) -> None:
+        """Send on what has come of a stream, unless the client has `seen` it."""
         streaming = self._streaming
         assert streaming is not None
         try:
@@ -210,7 +250,7 @@ class Exchange:
             if self._flight is not None:
                 self._flight.cut_off(error)
             return
-        if forward:
+        if forward and not seen:
             self._tools.counters.chunks += 1
             if self._replay is not None:
                 self._replay.saw(forward)
@@ -352,6 +392,15 @@ class Exchange:
         except TokenMartError as error:
             # The client is still told what was wrong with its call; the hold returns when it expires.
             log.warning("hold %s is left to expire: %s", self.call.tx, error)
+
+
+_ENDS: dict[str, Callable[[], Exception]] = {
+    "unreachable": unreachable,
+    "silent": timed_out,
+    "broken": broken,
+    "left": ClientGone,
+}
+"""What is raised when there is no answer (see `resumed.Kind`)."""
 
 
 def _failure(error: TokenMartError) -> Failure | None:

@@ -239,13 +239,17 @@ class FairGate:
         account = band.accounts.get(tenant) or band.account(tenant)
         # While a place is free, those who wait could not use it.
         if self.running < self.slots and (taker is None or taker.take()):
-            if account.counter < band.last.counter:
-                account.counter = band.last.counter
-            return self._admit(band, account, input_tokens)
+            return self._admit_next(band, account, input_tokens)
         if not account.queue:
             account.counter = max(account.counter, band.floor())
         self._expect_room(band, account, input_tokens)
         return await self._wait(band, account, input_tokens, taker)
+
+    def enter_now(self, tenant: str, input_tokens: int) -> Place | None:
+        """Return a place for a paid call; None when there is none, and it would have to wait."""
+        if self.running >= self.slots:
+            return None
+        return self._admit_next(self._paid, self._paid.account(tenant), input_tokens)
 
     def leave(
         self, place: Place, output_tokens: int = 0, *, input_tokens: int | None = None
@@ -290,6 +294,12 @@ class FairGate:
         if not account.queue:
             account.counter = max(account.counter, band.floor())
         return self._estimate_s(band, account, input_tokens)
+
+    def _admit_next(self, band: _Band, account: _Account, input_tokens: int) -> Place:
+        """Give a free place to whoever comes just now."""
+        if account.counter < band.last.counter:
+            account.counter = band.last.counter
+        return self._admit(band, account, input_tokens)
 
     def _admit(self, band: _Band, account: _Account, input_tokens: int) -> Place:
         usual = int(self._usual_output)

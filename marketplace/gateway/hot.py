@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,6 +41,7 @@ from marketplace.gateway.directory import Directory
 from marketplace.gateway.door import Connection, Request
 from marketplace.gateway.engine_place import EnginePlace
 from marketplace.gateway.exchange import Exchange, Tools
+from marketplace.gateway.express.resumed import Resumed
 from marketplace.gateway.limits import Limits, Ticket
 from marketplace.gateway.money import Books, Call
 from marketplace.gateway.options import Options
@@ -54,9 +55,9 @@ from marketplace.gateway.records import (
 )
 from marketplace.gateway.replays import Archive, Replay
 from marketplace.gateway.request import NAMED_BY, ClientGone, bearer, decoded
-from marketplace.gateway.reserves import Reserves
+from marketplace.gateway.reserves import PLENTY, Reserves
 from marketplace.gateway.seen import Watcher, code_of
-from marketplace.gateway.shapes import Talk, names_asked_for, render
+from marketplace.gateway.shapes import CHAT, Talk, names_asked_for, render
 from marketplace.gateway.traces import begin
 from marketplace.gateway.turns import Turns
 from marketplace.gateway.upstream import Upstream
@@ -78,6 +79,8 @@ _NO_CONTEXT = 1 << 40
 _FRESH_US = 250_000
 _ELSEWHERE = (RateLimited, Unavailable, UpstreamFailed, UpstreamTimeout)
 """What lets a request that asked for fallbacks go on to its next listing."""
+Learn = Callable[[str, str, Call], None]
+"""Is told the key's secret, the name that was called, and the call, when a chat call has been served."""
 
 
 @dataclass
@@ -96,8 +99,8 @@ class Hot:
     watcher: Watcher | None = None
 
     def __post_init__(self) -> None:
-        self._limits = Limits(self.options.workers)
-        self._quotas = Quotas(self.options)
+        self.limits = Limits(self.options.workers)
+        self.quotas = Quotas(self.options)
         self.turns = Turns(self.options, self.clock)
         ttl_s = self.options.hold_ttl_s
         self.reserves = Reserves(self.writer, self.books.clearing, self.clock, ttl_s)
@@ -114,18 +117,25 @@ class Hot:
         self.running = 0
         self.draining = False
         self._trace_ratio = self.options.trace_ratio
+        self.learn: Learn | None = None
 
     async def serve(self, request: Request, connection: Connection) -> None:
         """Answer one request of the door."""
-        generation_id = new_id("gen")
-        at_us = self.clock()
+        resumed = connection.resumed
+        if resumed is None:
+            generation_id, at_us = new_id("gen"), self.clock()
+        else:
+            generation_id, at_us = resumed.generation_id, resumed.began_us
         self.running += 1
         status = 200
         wrong = ""
         if self._trace_ratio or b"traceparent" in request.headers:
             connection.trace = begin(request.headers, self._trace_ratio)
         try:
-            await self._serve(generation_id, request, connection, at_us)
+            if resumed is None:
+                await self._serve(generation_id, request, connection, at_us)
+            else:
+                await self._resume(resumed, request, connection)
         except ClientGone as error:
             status, wrong = 499, code_of(error)
         except Exception as error:
@@ -177,6 +187,8 @@ class Hot:
             try:
                 first = "" if name == names[0] else names[0]
                 await self._call(generation_id, key, talk, name, first, connection, at_us, replay)
+                if self.learn is not None and request.path == CHAT:
+                    self.learn(secret, name, connection.call)
                 return
             except _ELSEWHERE:
                 # What has a bill may have been booked, whatever the ledger has answered.
@@ -226,7 +238,7 @@ class Hot:
                 input_tokens = min(input_tokens + more, context)
         choices = talk.choices
         most = input_tokens + max_tokens * choices
-        ticket = self._limits.enter(self._quotas.of(key, record), most, self.clock())
+        ticket = self.limits.enter(self.quotas.of(key, record), most, self.clock())
         try:
             call = Call(
                 id=generation_id,
@@ -276,6 +288,51 @@ class Hot:
                 gate.leave(place, call.output_tokens, input_tokens=call.input_tokens_used)
         finally:
             ticket.leave()
+
+    async def _resume(self, resumed: Resumed, request: Request, connection: Connection) -> None:
+        """Go on with a call that compiled code has begun, as if it had been ours from its beginning."""
+        terms, ticket, choice = resumed.terms, resumed.ticket, resumed.choice
+        request.key = terms.key
+        call = Call(
+            id=resumed.generation_id,
+            key=terms.key,
+            record=terms.record,
+            payer=terms.payer,
+            books=self.books,
+            input_tokens=resumed.input_tokens,
+            choices=1,
+            max_tokens=resumed.max_tokens,
+            started_at_us=resumed.began_us,
+            streamed=resumed.streamed,
+            request_sha256=hashlib.sha256(request.body).hexdigest(),
+            endpoint=terms.endpoint,
+            caps=terms.caps,
+            headers=list(resumed.limits),
+            may_be_booked=resumed.kind == "answer",
+        )
+        call.promised = resumed.promised
+        call.hold_from_us = call.held_at_us = resumed.held_at_us
+        connection.call = call
+        self.open_calls[call.tx] = call
+        try:
+            call.plan = call.draw(call.max_tokens, dict.fromkeys(resumed.open_accounts, PLENTY))
+            talk = Talk(request.path, request.body)
+            if len(call.record.endpoints) > 1:
+                talk.route_by(call.key.org_id, call.record.endpoints)
+            await Exchange(call, talk, connection, self._tools).resume(choice, resumed)
+        finally:
+            self._ended(call, ticket)
+            self.router.abandoned(choice)
+            if resumed.gate is not None and resumed.place is not None:
+                used = call.input_tokens_used
+                resumed.gate.leave(resumed.place, call.output_tokens, input_tokens=used)
+            ticket.leave()
+
+    def _ended(self, call: Call, ticket: Ticket) -> None:
+        """Give back what a call has taken and not used, whatever has become of it."""
+        self.open_calls.pop(call.tx, None)
+        self.reserves.let_go(call)
+        ticket.settle(call.input_tokens_used + call.output_tokens)
 
     async def _there_now(self, call: Call, talk: Talk, name: str) -> tuple[EndpointRecord, ...]:
         """Return the engines of a call that has waited: they may have come and gone meanwhile.
@@ -327,9 +384,7 @@ class Hot:
                     raise ClientGone
                 await Exchange(call, talk, connection, self._tools, replay).run(choice)
             finally:
-                self.open_calls.pop(call.tx, None)
-                self.reserves.let_go(call)
-                ticket.settle(call.input_tokens_used + call.output_tokens)
+                self._ended(call, ticket)
         finally:
             self.router.abandoned(choice)
 
@@ -422,7 +477,7 @@ class Hot:
         endpoints = admitted(record.endpoints, wish, frozenset())
         if not endpoints:
             raise refusal(record.endpoints, wish, frozenset(), (), ())
-        ticket = self._limits.enter(self._quotas.of(key, record), 0, self.clock())
+        ticket = self.limits.enter(self.quotas.of(key, record), 0, self.clock())
         try:
             count = await self._tokens(endpoints, counting.chat_request(), generation_id)
         finally:
@@ -444,7 +499,7 @@ class Hot:
 
     def share(self, workers: int) -> None:
         """Take note of how many workers, on all machines, the limits are divided among."""
-        self._limits.divide(workers)
+        self.limits.divide(workers)
         self.turns.divide(workers)
         self.reserves.divide(workers)
 
@@ -458,11 +513,11 @@ class Hot:
                 with contextlib.suppress(TokenMartError):
                     await self.writer.apply(Renew(tx, until))
 
-    async def drain(self, patience_s: float) -> None:
-        """Refuse new calls, and return when the running ones have ended."""
+    async def drain(self, patience_s: float, others: Callable[[], int] = int) -> None:
+        """Refuse new calls, and return when the running ones have ended; `others` run elsewhere."""
         self.draining = True
         deadline = asyncio.get_running_loop().time() + patience_s
-        while self.running and asyncio.get_running_loop().time() < deadline:
+        while (self.running or others()) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
 
 

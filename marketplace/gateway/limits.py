@@ -30,6 +30,7 @@ from catalog.ground.errors import RateLimited
 from marketplace.gateway.meters import MINUTE_PS, SECOND_PS, US_PS, Meter, Quota, Refusal, headers
 
 _KNOWN = 100_000
+_MOST_PS = 1 << 61
 _WHOM = {"listing": "All callers of this model together"}
 
 
@@ -38,15 +39,21 @@ class Ticket:
     never settled came to nothing, and has used none.
     """
 
-    __slots__ = ("_due_ps", "_gone", "_limits", "_meters", "_reserved")
+    __slots__ = ("_due_ps", "_gone", "_limits", "_meters", "_reserved", "_shifted_us")
 
     def __init__(
-        self, limits: Limits, meters: list[Meter], due_ps: list[int], reserved: int
+        self,
+        limits: Limits,
+        meters: list[Meter],
+        due_ps: list[int],
+        reserved: int,
+        shifted_us: int,
     ) -> None:
         self._limits = limits
         self._meters = meters
         self._due_ps = due_ps
         self._reserved = reserved
+        self._shifted_us = shifted_us
         self._gone = False
 
     def settle(self, tokens_used: int) -> None:
@@ -58,8 +65,9 @@ class Ticket:
         # The last instant that any call brought in will do: since then nobody has taken anything.
         now_ps = self._limits.now_ps
         if unused > 0:
+            now_then_ps = now_ps + (self._limits.shifted_us - self._shifted_us) * US_PS
             for meter, due_ps in zip(self._meters, self._due_ps, strict=True):
-                left_ps = due_ps - now_ps  # of all that had been taken when this call came
+                left_ps = due_ps - now_then_ps  # of all that had been taken when this call came
                 back_ps = unused * meter.token_ps
                 if left_ps > 0:
                     meter.tokens_at_ps -= back_ps if back_ps < left_ps else left_ps
@@ -82,12 +90,19 @@ class Ticket:
 
 
 class Limits:
-    """Every subject seen lately in this process; `share` is the number of processes that serve."""
+    """Every subject seen lately in this process; `share` is the number of processes that serve.
+
+    Compiled code (`express`) takes from the same meters, so instants are kept within 64 bits.
+    """
+
+    __slots__ = ("_meters", "_most", "_origin_us", "now_ps", "share", "shifted_us")
 
     def __init__(self, share: int = 1) -> None:
         self.share = share
         self.now_ps = 0
         """The latest instant that a call brought in, on a clock of its own that never goes back."""
+        self.shifted_us = 0
+        """How far all instants have been moved back since the start, so that they stay small."""
         self._origin_us = 0
         self._meters: dict[str, Meter] = {}
         self._most = _KNOWN
@@ -108,6 +123,8 @@ class Limits:
         now_ps = (now_us - self._origin_us) * US_PS
         if now_ps < self.now_ps:
             now_ps = self._set_back(now_us)
+        elif now_ps > _MOST_PS:
+            now_ps = self._move_origin(now_us, now_ps)
         self.now_ps = now_ps
         known = self._meters
         meters: list[Meter] = []
@@ -136,7 +153,7 @@ class Limits:
             meter.running += 1
             meters.append(meter)
             due_ps.append(due)
-        return Ticket(self, meters, due_ps, tokens)
+        return Ticket(self, meters, due_ps, tokens, self.shifted_us)
 
     def _meter(self, quota: Quota) -> Meter:
         meter = self._meters.get(quota.subject)
@@ -169,6 +186,15 @@ class Limits:
         if self.now_ps - (now_us - self._origin_us) * US_PS > MINUTE_PS:
             self._origin_us = now_us - self.now_ps // US_PS
         return self.now_ps
+
+    def _move_origin(self, now_us: int, now_ps: int) -> int:
+        """Let the clock begin at `now_us`: once at the start, then every four weeks."""
+        for meter in self._meters.values():
+            meter.requests_at_ps -= now_ps
+            meter.tokens_at_ps -= now_ps
+        self.shifted_us += now_ps // US_PS
+        self._origin_us = now_us
+        return 0
 
     def _refuse(self, quotas: tuple[Quota, ...], tokens: int) -> RateLimited:
         """Return the error that names the rule which will stand longest."""

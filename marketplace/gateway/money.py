@@ -82,6 +82,8 @@ class Call:
     plan: Plan | None = None
     promised: Promised = ()
     """Its part of the worker's reserves; nothing where it has a hold of its own."""
+    may_be_booked: bool = False
+    """Whether somebody else has served it up to here, and may have charged it already."""
     waits_for_reserves: bool = False
     """Whether a hold is refused rather than shortened, because its worker has put some money aside."""
     why: str = "only"
@@ -359,7 +361,9 @@ class Bill:
         """Return the payment of this bill by a call that has no hold of its own."""
         legs = tuple([part.leg for part in self.parts])
         usage = self._usage(call, self.at_us)
-        return Charge(call.id, legs, self._entries(call), usage, self.at_us, reholds)
+        return Charge(
+            call.id, legs, self._entries(call), usage, self.at_us, reholds, call.may_be_booked
+        )
 
     def _entries(self, call: Call) -> tuple[Entry, ...]:
         """Return what moves beside the payers' legs."""

@@ -35,3 +35,4 @@ class Options(msgspec.Struct, frozen=True):
     slow_request_s: float = 0.0
     log: Literal["text", "json", "off"] = "text"
     trace_ratio: float = 0.0
+    gateway_express: Literal["auto", "off"] = "auto"

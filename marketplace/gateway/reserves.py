@@ -52,7 +52,8 @@ _EMPTY_US = SECOND_US
 """How long an account that had nothing is taken to have nothing."""
 _TTL_S = 60
 _MOST_EMPTY = 10_000
-_PLENTY = 1 << 62
+PLENTY = 1 << 62
+"""What an account with a reserve is taken to have."""
 
 
 class Reserve:
@@ -119,6 +120,11 @@ class Reserves:
         """Take note of how many workers, on all machines, may put money aside."""
         self._workers = max(1, workers)
 
+    def stand_for(self, call: Call) -> bool:
+        """Return whether there is a reserve on any account of this call."""
+        open_ = self._open
+        return bool(open_) and any(account in open_ for account in call.accounts)
+
     # What a call does.
 
     def promise(self, call: Call) -> bool:
@@ -130,7 +136,7 @@ class Reserves:
         open_ = self._open
         if not open_:
             return False
-        available = {account: _PLENTY for account in call.accounts if account in open_}
+        available = {account: PLENTY for account in call.accounts if account in open_}
         if not available:
             return False
         plan = call.draw(call.max_tokens, available)

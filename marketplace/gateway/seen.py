@@ -30,7 +30,7 @@ TELL_S = 0.5
 _AT_ONCE = 256
 _MOST_BEHIND = 4 * 1024 * 1024
 """Bytes that may wait on the channel for the office before what is seen is dropped."""
-_NEVER_US = 1 << 62
+NEVER_US = 1 << 62
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}(:free)?")
 """What a listing may be called; anything else that stands for a model may be anything."""
 
@@ -113,7 +113,8 @@ class Watcher:
     ) -> None:
         self._every = options.log == "json"
         slow = options.log != "off" and options.slow_request_s
-        self._slow_us = int(options.slow_request_s * SECOND_US) if slow else _NEVER_US
+        self.slow_us = int(options.slow_request_s * SECOND_US) if slow else NEVER_US
+        """What takes as long as this is of interest."""
         self._clock = clock
         self._tell = tell
         self._behind = behind
@@ -139,7 +140,7 @@ class Watcher:
         """Take note of a request that began at `at_us` and has just been answered; `error` is a code."""
         now_us = self._clock()
         sampled = trace is not None and trace.sampled
-        if not (self._every or sampled or now_us - at_us >= self._slow_us):
+        if not (self._every or sampled or now_us - at_us >= self.slow_us):
             return
         seen = Seen(generation_id, request.path, status, error, at_us, now_us)
         if call is not None:
@@ -155,6 +156,10 @@ class Watcher:
             # From the end: the engines of a listing that was asked for first are not in this call.
             for attempt, span in zip(reversed(seen.attempts), reversed(trace.asked), strict=False):
                 attempt.span_id = span
+        self.add(seen)
+
+    def add(self, seen: Seen) -> None:
+        """Take note of what is of interest."""
         self._seen.append(seen)
         if len(self._seen) >= _AT_ONCE:
             self.flush()

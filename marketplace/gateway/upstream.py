@@ -98,7 +98,7 @@ class Upstream:
         if head is None:
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()  # engines come and go for as long as a worker lives
-            head = self._heads[(endpoint, path)] = _head(endpoint, path)
+            head = self._heads[(endpoint, path)] = head_of(endpoint, path)
         pool = self._pools.get(endpoint.url)
         if pool is None:
             pool = self._pools[endpoint.url] = self._pool(endpoint.url)
@@ -121,6 +121,14 @@ class Upstream:
             self._trust.set_alpn_protocols(["http/1.1"])
         return Pool(host, where.port or 443, self._connect_s, self._silence_s, self._trust)
 
+    def reached_at(self, endpoint: EndpointRecord) -> tuple[str, int] | None:
+        """Return the address (in numbers) and the port to which a connection to an engine is open right now.
+
+        A name may have several addresses. None where no connection is kept.
+        """
+        pool = self._pools.get(endpoint.url)
+        return pool.peer() if pool is not None else None
+
     async def count_tokens(
         self, endpoint: EndpointRecord, request: dict[str, Any], generation_id: str
     ) -> int:
@@ -142,7 +150,7 @@ class Upstream:
         return count
 
 
-def _head(endpoint: EndpointRecord, path: str) -> bytes:
+def head_of(endpoint: EndpointRecord, path: str) -> bytes:
     """Return the part of a request that is the same every time."""
     where = urlsplit(endpoint.url)
     lines = [

@@ -93,6 +93,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        """The address that it has reached, and the port; None when it is closed."""
+        if self.closed or self._transport is None:
+            return None
+        found = self._transport.get_extra_info("peername")
+        return (found[0], found[1]) if found else None
+
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
         if self._done is None or self._parser is None:
@@ -305,6 +313,10 @@ class Pool:
         if connection.closed:  # accepted by the system, and by no engine
             raise ConnectionResetError("the engine closed the connection at once")
         return connection
+
+    def peer(self) -> tuple[str, int] | None:
+        """Return the address and the port at the other end of a kept connection, if there is one."""
+        return self._idle[-1].peer if self._idle else None
 
     def release(self, connection: Connection) -> None:
         """Keep a connection for the next request."""

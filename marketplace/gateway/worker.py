@@ -16,6 +16,7 @@ import logging
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from marketplace.gateway.channel import Channel, no_answers
 from marketplace.gateway.counters import Now, Report
 from marketplace.gateway.directory import Directory
 from marketplace.gateway.door import Door
+from marketplace.gateway.express.lane import BACKLOG, Express, core_type, is_wanted
 from marketplace.gateway.handover import Passage, inherit, no_delay
 from marketplace.gateway.hot import Hot
 from marketplace.gateway.idempotency import Answer
@@ -96,6 +98,7 @@ class Worker:
         self._adopting: set[asyncio.Task[None]] = set()
         self._directory: Directory | None = None
         self._hot: Hot | None = None
+        self._express: Express | None = None
 
     async def run(self) -> None:
         """Serve until SIGTERM, or until the office goes away."""
@@ -124,7 +127,7 @@ class Worker:
         passage = Passage(self._ends[1], self._adopt)
         trusted = frozenset(options.trusted_proxies)
         self._door = Door(hot.serve, hot.turned_away, passage, options.body_limit_bytes, trusted)
-        server = await loop.create_server(self._door.connection, sock=self._listener, backlog=2048)
+        close_listener = await self._listen(hot)
         chores = [
             asyncio.ensure_future(hot.renew()),
             asyncio.ensure_future(hot.reserves.keep()),
@@ -136,14 +139,16 @@ class Worker:
         gc.set_threshold(*_COLLECT_AT)
         channel.tell("ready", b"")
         await self._leave.wait()
-        server.close()
         hot.draining = True
+        close_listener()
         self._door.close()
-        await hot.drain(options.drain_s)
+        await hot.drain(options.drain_s, self._express_calls)
         for chore in chores:
             chore.cancel()
         await asyncio.gather(*chores, return_exceptions=True)
         await upstream.close()
+        if self._express is not None:
+            self._express.close()
         await hot.reserves.close()
         await asyncio.to_thread(writer.close)
         passage.close()
@@ -156,12 +161,34 @@ class Worker:
         if what == "markers" and self._directory is not None:
             self._directory.notice(msgspec.msgpack.decode(payload))
         elif what == "share" and self._hot is not None:
-            self._hot.share(msgspec.msgpack.decode(payload, type=int))
+            workers = msgspec.msgpack.decode(payload, type=int)
+            self._hot.share(workers)
+            if self._express is not None:
+                self._express.shared(workers)
         elif what == "leave":
             self._leave.set()
 
+    async def _listen(self, hot: Hot) -> Callable[[], None]:
+        """Take connections, with compiled code where there is some; return what ends that."""
+        core = core_type() if is_wanted(hot.options, hot) else None
+        if core is not None:
+            express = self._express = Express(core, hot, self._door, self._listener)
+            await express.start()
+            return express.leave
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            self._door.connection, sock=self._listener, backlog=BACKLOG
+        )
+        return server.close
+
+    def _express_calls(self) -> int:
+        return self._express.running if self._express is not None else 0
+
     def _adopt(self, connection: socket.socket, read: bytes) -> None:
         no_delay(connection)
+        if self._express is not None:
+            self._express.adopt(connection, read)
+            return
         task = asyncio.ensure_future(self._door.adopt(connection, read))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
@@ -172,11 +199,14 @@ class Worker:
             channel.tell("report", self._told(hot))
 
     def _told(self, hot: Hot) -> bytes:
+        express, running = self._express, self._express_calls()
+        if express is not None:
+            express.count()
         now = Now(
-            running=hot.running,
-            holds=len(hot.open_calls),
-            connections=len(self._door.connections),
-            queued_ledger=hot.writer.queued,
+            running=hot.running + running,
+            holds=len(hot.open_calls) + running,
+            connections=express.connections if express else len(self._door.connections),
+            queued_ledger=hot.writer.queued + (express.queued if express else 0),
             waiting=hot.turns.waiting(),
             endpoints=[_plain(standing) for standing in hot.router.standings()],
             cpu_s=sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),

@@ -113,6 +113,7 @@ class BatchRun:
         """Take and lock what the operations need; returns the lane's next row, next batch and head."""
         ending: list[str] = []
         posts: list[str] = []
+        late: list[str] = []
         accounts: set[int] = set()
         for op in operations:
             # By its class: no operation has a subclass, and this is looked at for every one of them.
@@ -128,6 +129,8 @@ class BatchRun:
                 for account_id, _, _ in op.legs:  # type: ignore[union-attr]
                     accounts.add(account_id)
                 ending += [each.tx for each in op.reholds]  # type: ignore[union-attr]
+                if op.again:  # type: ignore[union-attr]
+                    late.append(op.usage[0])  # type: ignore[union-attr]
             elif kind is Settle or kind is Release or kind is Rehold:
                 ending.append(op.tx)
             elif kind is Post:
@@ -138,7 +141,8 @@ class BatchRun:
         )
         self._available = _Available(self._totals)
         if len(ending) > len(self._open):
-            late = [op.usage[0] for op in operations if isinstance(op, Settle)]
+            late += [op.usage[0] for op in operations if isinstance(op, Settle)]
+        if late:
             self._known |= self._dialect.settled(late)
         return lane
 

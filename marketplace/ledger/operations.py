@@ -96,7 +96,8 @@ class Charge(msgspec.Struct, frozen=True):
     `legs` are what each account pays, `entries` and `usage` as in `Settle`. The money comes from what the
     accounts have beside all holds; where that is too little, the charge is refused (`PaymentRequired`).
     `reholds` are done first, in the same step, so that it can come from what the caller holds there. They
-    stay done when the charge is refused so; any other refusal takes them back.
+    stay done when the charge is refused so; any other refusal takes them back. With `again` it may have been
+    booked before, by another writer: then nothing happens.
     """
 
     tx: str
@@ -105,6 +106,7 @@ class Charge(msgspec.Struct, frozen=True):
     usage: tuple[Any, ...]
     at_us: int
     reholds: tuple[Rehold, ...] = ()
+    again: bool = False
 
 
 class Post(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any
 
 from catalog.ground.clock import now_us
@@ -57,11 +58,18 @@ class LedgerWriter:
 
     `connect` opens a driver connection (`Database.raw_connection`, or `catalog.ground.driver.connect` on
     a URL in a process without SQLAlchemy); `name` is the writer's lane, opened when there is none: its
-    own, nobody else writes there.
+    own, nobody else writes there. `turn` is entered for each transaction: where a process has another
+    writer on the same SQLite database, it lets each of them have the lock in turn.
     """
 
-    def __init__(self, connect: Callable[[], Any], name: str) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        name: str,
+        turn: AbstractContextManager[Any] | None = None,
+    ) -> None:
         self._connect = connect
+        self._turn = turn or contextlib.nullcontext()
         connection = connect()
         try:
             dialect = dialect_of(connection)
@@ -85,7 +93,7 @@ class LedgerWriter:
     def submit(self, operation: Operation) -> Outcome:
         """Apply one operation and wait for it to be durable; raises its refusal."""
         waiting: Future[Outcome] = Future()
-        self._enqueue(operation, waiting)
+        self.enqueue(operation, waiting)
         return waiting.result()
 
     def send(self, operation: Operation) -> asyncio.Future[Outcome]:
@@ -94,7 +102,7 @@ class LedgerWriter:
         Cancelling the future does not withdraw the operation.
         """
         waiting: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._enqueue(operation, waiting)
+        self.enqueue(operation, waiting)
         return waiting
 
     async def apply(self, operation: Operation) -> Outcome:
@@ -112,7 +120,10 @@ class LedgerWriter:
         """How many operations wait for the next transaction."""
         return len(self._queue)
 
-    def _enqueue(self, operation: Operation, waiting: Waiting) -> None:
+    def enqueue(self, operation: Operation, waiting: Waiting) -> None:
+        """Apply one operation and answer `waiting`, a future or what is used like one: `get_loop` from any
+        thread, `done`, `set_result` and `set_exception` in that loop. Raises `Unavailable` when closing.
+        """
         if self._closing:
             raise _closing()
         self._queue.append((operation, waiting))
@@ -193,17 +204,21 @@ class LedgerWriter:
     def _transaction(self, operations: list[Operation]) -> list[Result]:
         if self._dialect is None:
             self._dialect = dialect_of(self._connect())
-        self._dialect.begin()
+        with self._turn:
+            return self._in_turn(self._dialect, operations)
+
+    def _in_turn(self, dialect: Dialect, operations: list[Operation]) -> list[Result]:
+        dialect.begin()
         try:
             results = self._committed_unseen()
             if results is None:
-                run = BatchRun(self._dialect, self._lane, self._clearing)
+                run = BatchRun(dialect, self._lane, self._clearing)
                 results = run.apply(operations)
                 self._unseen = (run, results) if run.head or run.opened else None
-            self._dialect.commit(durable=not _UNHURRIED.issuperset(map(type, operations)))
+            dialect.commit(durable=not _UNHURRIED.issuperset(map(type, operations)))
         except BaseException:
             with contextlib.suppress(Exception):
-                self._dialect.rollback()
+                dialect.rollback()
             raise
         return results
 

@@ -22,9 +22,10 @@ struct Charge {
   void* whose = nullptr;  // for whoever sent it
 };
 
-// booked: it is durable (also when an earlier try had booked it). refused: the accounts have too little beside
-// their holds, nothing was booked. unsure: the database failed; Python's writer, which knows by the event's id
-// whether it was booked, is to try again.
+// booked: it is durable (also when an earlier try had booked it: the event under its id is the same in all
+// columns). refused: the accounts have too little beside their holds, nothing was booked. unsure: the database
+// failed, or this writer cannot say what is wrong with the charge; Python's writer is to try again. Of an unsure
+// charge nothing has been booked, unless the log could not be synced after its COMMIT.
 enum class Outcome { booked, refused, unsure };
 
 using Answered = std::pair<std::unique_ptr<Charge>, Outcome>;
@@ -33,16 +34,20 @@ class ChargeWriter {
  public:
   // Opens the database (a file's path) with the SQLite library that this process has loaded already, so that
   // Python's connection and this one are one library's (two libraries in a process lose each other's locks:
-  // sqlite.org/howtocorrupt.html, 2.2.1). Null and `why` when that cannot be. `lane` and `clearing` are ids.
-  static std::unique_ptr<ChargeWriter> open(const std::string& path, i64 lane, i64 clearing, std::string& why);
+  // sqlite.org/howtocorrupt.html, 2.2.1). Null and `why` when that cannot be. `lane` and `clearing` are ids; nobody
+  // else writes in the lane. `patience_s` is for how long it waits while others have the database's lock.
+  static std::unique_ptr<ChargeWriter> open(const std::string& path, i64 lane, i64 clearing, std::string& why,
+                                            double patience_s = 30.0);
   virtual ~ChargeWriter() = default;
 
   // From one thread, that of the event loop.
   virtual void send(std::unique_ptr<Charge> charge) = 0;
   virtual void collect(std::vector<Answered>& answered) = 0;  // takes what has been answered
-  virtual int ready() const = 0;       // an eventfd that is readable when there is something to collect
+  virtual int ready() const = 0;  // an eventfd that is readable when there is something to collect
   virtual std::size_t queued() const = 0;
-  virtual void close() = 0;            // books what is queued, then stops (blocks)
+  // Books what is queued, then stops. Blocks, and must be called without the interpreter's lock, as `open`: Python's
+  // writer may have the turn (turns.hpp) and need the interpreter to give it back.
+  virtual void close() = 0;
 };
 
 }  // namespace express

@@ -13,7 +13,7 @@
 #include "http.hpp"
 #include "lane.hpp"
 #include "module.hpp"
-#include "python.hpp"
+#include "netpython.hpp"
 #include "transport.hpp"
 #include "wire.hpp"
 

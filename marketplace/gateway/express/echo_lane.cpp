@@ -9,7 +9,7 @@
 #include <map>
 #include <set>
 
-#include "python.hpp"
+#include "netpython.hpp"
 
 namespace express {
 

@@ -52,7 +52,9 @@ class Terms {
   std::unique_ptr<Made> made_;
 };
 
-// One plan: `Plan` of marketplace/vouchers/plan.py, and the legs that a hold of it would have.
+// One plan: `Plan` of marketplace/vouchers/plan.py, and the legs that a hold of it would have. A plan with a
+// shortfall must not be promised; beyond what is reckoned with here (2^40 tokens, ¥922 million for one call) a
+// plan is nothing but that.
 struct Plan {
   i64 cost = 0, tokens = 0, self = 0, slack = 0, shortfall = 0;
   struct Draw {
@@ -86,14 +88,15 @@ struct Bill {
   Used used;
 };
 
-// `Call.settle` and `Bill._entries`. False where `Call.bounded` would have to cut what the engine claims.
+// `Call.settle` and `Bill._entries`. False where `Call.bounded` would have to cut what the engine claims, and
+// for a plan with a shortfall; what is in `bill` is then an older call's.
 bool settle(const Terms& terms, const Plan& plan, const Used& used, i64 input_tokens, i64 max_tokens, i64 began_us,
             Bill& bill);
 
 // What is told of one call in its usage event, beside terms and bill.
 struct Told {
   View id, raw_usage, request_sha256, source, outcome, why;
-  i64 began_us, first_token_us, ended_us;
+  i64 began_us, first_token_us, ended_us;  // instants, but for the first token's: since the call began
   bool streamed;
 };
 

@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "python.hpp"
+#include "netpython.hpp"
 
 namespace express::net {
 

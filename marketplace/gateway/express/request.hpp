@@ -19,6 +19,7 @@ struct Asked {
   View model;                 // what is asked for, as a name
   bool stream = false;
   bool include_usage = false;        // stream_options.include_usage
+  View prompt_cache_key;             // as a name without escapes, '' when there is none (with them: declined)
   std::int64_t max_tokens = 0;       // the caller's own bound (Envelope.asked_max_tokens), 0 when there is none
 };
 

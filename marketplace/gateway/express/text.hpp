@@ -13,11 +13,13 @@ using Digest = std::array<unsigned char, 32>;
 // SHA-256 (FIPS 180-4), with the processor's own instructions where it has them (looked up once).
 class Sha256 {
  public:
-  Sha256();
+  explicit Sha256(bool portable = false);  // `portable`: without those instructions, for the tests
   void update(View bytes);
   Digest digest();
 
  private:
+  using Compress = void (*)(std::uint32_t* state, const unsigned char* blocks, std::size_t count);
+  Compress compress_;
   std::uint32_t state_[8];
   unsigned char rest_[64];
   std::uint64_t size_ = 0;

@@ -1,6 +1,6 @@
 // Python's side of a client's connection: a type with what `asyncio.Transport` offers.
 #pragma once
-#include "python.hpp"
+#include "netpython.hpp"
 
 namespace express::net {
 

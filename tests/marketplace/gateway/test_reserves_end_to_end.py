@@ -23,14 +23,18 @@ PATIENCE_S = 5.0
 _NO_LIMITS = {"TOKENMART_ORG_RPM": "0", "TOKENMART_ORG_CONCURRENCY": "0"}
 
 
-@pytest.fixture(scope="module", params=["sqlite, one worker", "postgresql, three"])
+_KINDS = ["sqlite, one worker", "sqlite, Python alone", "postgresql, three"]
+
+
+@pytest.fixture(scope="module", params=_KINDS)
 def unlimited(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Market]:
     folder = tmp_path_factory.mktemp("reserves")
     if request.param.startswith("sqlite"):
         url = f"sqlite:///{folder / 'market.db'}"
-        market = Market(folder, url, environment_of(folder, url, **_NO_LIMITS))
+        mode = {"TOKENMART_GATEWAY_EXPRESS": "off"} if "alone" in request.param else {}
+        market = Market(folder, url, environment_of(folder, url, **_NO_LIMITS, **mode))
         market.start()
         yield market
         market.stop()
