@@ -7,6 +7,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import uvloop
@@ -14,7 +15,7 @@ import uvloop
 from catalog.ground.errors import TokenMartError
 from catalog.ground.rendering import RenderedError
 from marketplace.gateway.door import Connection, Door, Request
-from marketplace.gateway.express import _core  # type: ignore[attr-defined,unused-ignore]
+from marketplace.gateway.express import _core
 from marketplace.gateway.handover import Passage
 from marketplace.gateway.shapes import render
 
@@ -205,5 +206,5 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
 def pieces(data: bytes, cuts: list[int]) -> Iterator[bytes]:
     """Cut `data` at these places, each taken modulo its length."""
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    for first, last in zip(places, places[1:], strict=False):
+    for first, last in pairwise(places):
         yield data[first:last]

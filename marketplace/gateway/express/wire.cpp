@@ -37,10 +37,10 @@ class Waker final : public Watched {
   }
   void ready(std::uint32_t) override;
   void stop() { die(); }
-  void ring_after_breath() {
+  bool rings_after_breath() {
     itimerspec once{};
     once.it_value.tv_sec = breath_s;
-    timerfd_settime(fd(), 0, &once, nullptr);
+    return timerfd_settime(fd(), 0, &once, nullptr) == 0;
   }
 
  private:
@@ -82,8 +82,7 @@ class Listener final : public Watched {
   void rest() {
     PyErr_SetFromErrno(PyExc_OSError);
     poller_.caught(house_.hooks.get());
-    want(0);
-    waker_->ring_after_breath();
+    if (waker_->rings_after_breath()) want(0);
   }
 
   House& house_;

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("marketplace.gateway.express._core")
 
-from support.express_wire import (  # noqa: E402
+from support.express_wire import (
     LOOPS,
     House,
     Tended,
@@ -27,8 +27,8 @@ from support.express_wire import (  # noqa: E402
     tell,
 )
 
-from marketplace.gateway.door import Connection, Request  # noqa: E402
-from marketplace.gateway.handover import Passage, pair  # noqa: E402
+from marketplace.gateway.door import Connection, Request
+from marketplace.gateway.handover import Passage, pair
 
 CALL = request(b"{}")
 MIRRORED = b"HTTP/1.1 200 OK\r\nx-path: %b\r\ncontent-length: %d\r\n\r\n%b"
@@ -249,7 +249,7 @@ def test_who_reads_slowly_makes_python_wait_and_gets_everything(loop: str) -> No
 
         connection.on_slow = slow
         connection.begin([], b"")
-        for _ in range(size // 65_536):
+        for _turn in range(size // 65_536):
             await go.wait()
             connection.emit(b"x" * 65_536)
             kept.append(connection._transport.get_write_buffer_size())  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("marketplace.gateway.express._core")
 
-from support.express_wire import House, house, mirror, pieces, request, tell  # noqa: E402
+from support.express_wire import House, house, mirror, pieces, request, tell
 
 GOOD = [
     *(

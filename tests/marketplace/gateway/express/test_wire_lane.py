@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("marketplace.gateway.express._core")
 
-from support.express_wire import (  # noqa: E402
+from support.express_wire import (
     LOOPS,
     House,
     engine,
@@ -23,7 +23,7 @@ from support.express_wire import (  # noqa: E402
     tell,
 )
 
-from marketplace.gateway.door import Connection, Request  # noqa: E402
+from marketplace.gateway.door import Connection, Request
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world"
 CHUNKED = (
@@ -257,8 +257,8 @@ def test_what_is_given_up_is_pythons(loop: str, stage: str, before: bool) -> Non
     body = b"{}" if stage == "landed" else b'{"stream":true}'
 
     async def serve(asked: Request, connection: Connection) -> None:
-        seen.append((asked.body, connection.resumed, connection.gone))  # type: ignore[attr-defined]
-        connection.resumed = None  # type: ignore[attr-defined]
+        seen.append((asked.body, connection.resumed, connection.gone))
+        connection.resumed = None
         connection.respond(200, [], b"python's")
         connection.done()
 
