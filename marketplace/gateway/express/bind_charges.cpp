@@ -76,6 +76,12 @@ bool read_entry(PyObject* item, Charge& charge) {  // operations.Entry
 
 bool read_value(PyObject* item, Charge& charge) {
   Value value;
+  if (PyBytes_Check(item)) {  // a text that need not be one
+    value.is_text = true;
+    value.text.assign(PyBytes_AS_STRING(item), static_cast<std::size_t>(PyBytes_GET_SIZE(item)));
+    charge.usage.push_back(std::move(value));
+    return true;
+  }
   value.is_text = PyUnicode_Check(item);
   if (value.is_text ? !read_text(item, value.text) : !read_number(item, value.number)) return false;
   charge.usage.push_back(std::move(value));
@@ -93,12 +99,19 @@ PyObject* make_writer(PyTypeObject* type, PyObject* arguments, PyObject* named) 
   }
   auto self = reinterpret_cast<WriterObject*>(type->tp_alloc(type, 0));
   if (self == nullptr) return nullptr;
+  bool memory = true;
+  std::string why;
+  Py_BEGIN_ALLOW_THREADS
   try {
-    std::string why;
     self->writer = ChargeWriter::open(path, lane, clearing, why, patience_s).release();
-    if (self->writer != nullptr) return reinterpret_cast<PyObject*>(self);
-    PyErr_SetString(PyExc_RuntimeError, why.c_str());
   } catch (const std::bad_alloc&) {
+    memory = false;
+  }
+  Py_END_ALLOW_THREADS
+  if (self->writer != nullptr) return reinterpret_cast<PyObject*>(self);
+  if (memory) {
+    PyErr_SetString(PyExc_RuntimeError, why.c_str());
+  } else {
     PyErr_NoMemory();
   }
   Py_DECREF(self);
@@ -215,8 +228,7 @@ PyObject* take_turn(PyObject* self, PyObject*) {
   Turns::of_process().take();
   Py_END_ALLOW_THREADS
   reinterpret_cast<TurnObject*>(self)->taken = true;
-  Py_INCREF(self);
-  return self;
+  return Py_NewRef(self);
 }
 
 PyObject* give_turn(PyObject* self, PyObject*) {

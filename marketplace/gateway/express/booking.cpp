@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "json.hpp"
+
 namespace express {
 
 namespace {
@@ -57,6 +59,15 @@ bool same(const Statement& row, int column, const Value& value) {
   return row.is_number(column) && row.number(column) == value.number;
 }
 
+// Whether it is a row at all: where it is not, Python's writer says what is wrong with it. What is not UTF-8 could
+// be written and never be read again.
+bool is_row(const Charge& charge) {
+  const std::vector<Value>& usage = charge.usage;
+  auto is_good = [](const Value& value) { return !value.is_text || is_utf8(value.text); };
+  return usage.size() == USAGE_COLUMNS && usage[0].is_text && std::all_of(usage.begin(), usage.end(), is_good) &&
+         is_utf8(charge.tx);
+}
+
 }  // namespace
 
 Booking::Booking(Connection& connection, i64 lane, i64 clearing)
@@ -98,8 +109,7 @@ bool Booking::book(Charge* const* charges, std::size_t count, bool careful, Outc
   bool found = false;
   for (std::size_t n = 0; n < count; ++n) {
     const Charge& charge = *charges[n];
-    // Python's writer says what is wrong with a row that is none.
-    if (charge.usage.size() != USAGE_COLUMNS || !charge.usage[0].is_text) {
+    if (!is_row(charge)) {
       outcomes[n] = Outcome::unsure;
       continue;
     }

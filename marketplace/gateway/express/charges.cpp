@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -163,7 +164,7 @@ class Writer final : public ChargeWriter {
       batch_.reserve(MOST_AT_ONCE);
       charges_.reserve(MOST_AT_ONCE);
       outcomes_.reserve(MOST_AT_ONCE);
-      thread_ = std::thread([this] { run(); });
+      begin_thread();
     } catch (const SqliteError& error) {
       why = std::string("SQLite cannot open the ledger: ") + library_.errstr(error.code) + ".";
       return false;
@@ -171,14 +172,14 @@ class Writer final : public ChargeWriter {
       why = error.what();
       return false;
     }
-    pthread_setname_np(thread_.native_handle(), "ledger-charges");
     return true;
   }
 
   void send(std::unique_ptr<Charge> charge) override {
     std::unique_lock<std::mutex> lock(mutex_);
     if (closing_) {
-      answer(std::move(charge), Outcome::unsure);
+      answered_.emplace_back(std::move(charge), Outcome::unsure);
+      eventfd_write(ready_, 1);
       return;
     }
     queue_.push_back(std::move(charge));
@@ -216,10 +217,19 @@ class Writer final : public ChargeWriter {
   using Batch = std::vector<std::unique_ptr<Charge>>;
   enum class Try { done, taken, spoiled, away };
 
-  // `mutex_` is held.
-  void answer(std::unique_ptr<Charge> charge, Outcome outcome) {
-    if (answered_.empty()) eventfd_write(ready_, 1);
-    answered_.emplace_back(std::move(charge), outcome);
+  void begin_thread() {
+    // Signals are for the threads of the interpreter.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+      thread_ = std::thread([this] { run(); });
+    } catch (...) {
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      throw;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    pthread_setname_np(thread_.native_handle(), "ledger-charges");
   }
 
   void run() {
@@ -275,10 +285,13 @@ class Writer final : public ChargeWriter {
   }
 
   void deliver() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    company_.answered(batch_.size(), queue_.size());
-    for (std::size_t n = 0; n < batch_.size(); ++n) answer(std::move(batch_[n]), outcomes_[n]);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      company_.answered(batch_.size(), queue_.size());
+      for (std::size_t n = 0; n < batch_.size(); ++n) answered_.emplace_back(std::move(batch_[n]), outcomes_[n]);
+    }
     batch_.clear();
+    eventfd_write(ready_, 1);
   }
 
   // Books these in one transaction or, where one of them spoils it, in several: it alone is unsure.

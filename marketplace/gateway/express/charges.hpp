@@ -43,9 +43,11 @@ class ChargeWriter {
   // From one thread, that of the event loop.
   virtual void send(std::unique_ptr<Charge> charge) = 0;
   virtual void collect(std::vector<Answered>& answered) = 0;  // takes what has been answered
-  virtual int ready() const = 0;       // an eventfd that is readable when there is something to collect
+  virtual int ready() const = 0;  // an eventfd that is readable when there is something to collect
   virtual std::size_t queued() const = 0;
-  virtual void close() = 0;            // books what is queued, then stops (blocks)
+  // Books what is queued, then stops. Blocks, and must be called without the interpreter's lock, as `open`: Python's
+  // writer may have the turn (turns.hpp) and need the interpreter to give it back.
+  virtual void close() = 0;
 };
 
 }  // namespace express
