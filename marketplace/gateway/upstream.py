@@ -121,14 +121,13 @@ class Upstream:
             self._trust.set_alpn_protocols(["http/1.1"])
         return Pool(host, where.port or 443, self._connect_s, self._silence_s, self._trust)
 
-    def address_of(self, endpoint: EndpointRecord) -> tuple[str, int] | None:
-        """Return the numeric address and the port of an engine that is asked over plain HTTP.
+    def reached_at(self, endpoint: EndpointRecord) -> tuple[str, int] | None:
+        """Return the address (in numbers) and the port to which a connection to an engine is open right now.
 
-        A name has the address to which a connection is open right now: it may have several, and which one is
-        reached shows only then. None where there is none, or only behind TLS.
+        A name may have several addresses. None where no connection is kept.
         """
         pool = self._pools.get(endpoint.url)
-        return pool.address() if pool is not None else None
+        return pool.peer() if pool is not None else None
 
     async def count_tokens(
         self, endpoint: EndpointRecord, request: dict[str, Any], generation_id: str

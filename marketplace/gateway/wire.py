@@ -11,8 +11,6 @@ Not here, on purpose: redirects, cookies, proxies, compression.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import logging
 import ssl
 from collections.abc import Callable
@@ -316,12 +314,8 @@ class Pool:
             raise ConnectionResetError("the engine closed the connection at once")
         return connection
 
-    def address(self) -> tuple[str, int] | None:
-        """Return where the engine is reached, host in numbers; None while nobody knows, or behind TLS."""
-        if self._tls is not None:
-            return None
-        with contextlib.suppress(ValueError):
-            return str(ipaddress.ip_address(self._address[0])), self._address[1]
+    def peer(self) -> tuple[str, int] | None:
+        """Return the address and the port at the other end of a kept connection, if there is one."""
         return self._idle[-1].peer if self._idle else None
 
     def release(self, connection: Connection) -> None:

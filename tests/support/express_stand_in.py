@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import text
 from support.market import Market
@@ -27,6 +28,7 @@ from marketplace.app import _books
 from marketplace.gateway.directory import Directory
 from marketplace.gateway.door import Door
 from marketplace.gateway.express.hooks import Hooks
+from marketplace.gateway.express.lane import Express
 from marketplace.gateway.express.terms import Terms
 from marketplace.gateway.flight import Answer, Flight
 from marketplace.gateway.hot import Hot
@@ -40,6 +42,9 @@ from marketplace.gateway.sse import StreamReader
 from marketplace.gateway.upstream import Upstream, head_of
 from marketplace.gateway.wire import WireError
 from marketplace.ledger.writer import LedgerWriter
+
+if TYPE_CHECKING:
+    from marketplace.gateway.express._core import Core
 
 SILENCE_S = 0.3
 _TEMPLATE_TOKENS = 64
@@ -76,13 +81,17 @@ class Gateway:
         self.leaves_after: bool | None = None
         """Let the client leave instead of asking an engine, after that may have heard of it or before."""
         self.port = 0
+        self.express: Express | None = None
+        """The compiled lane, which takes the stand-in's part where there is one."""
+        self.express_port = 0
 
     def protocol(self) -> asyncio.Protocol:
         return StandIn(self) if self.lane else self.door.connection()
 
     async def told(self, request: bytes, until: Callable[[bytes], bool] | None = None) -> bytes:
         """Send a request and return the whole answer; or leave when `until` says so of what has come."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        port = self.express_port if self.lane and self.express is not None else self.port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request)
         told = b""
         while not _is_whole(told) if until is None else not until(told):
@@ -118,9 +127,9 @@ class Gateway:
     async def quiet(self) -> None:
         """Wait until nothing runs."""
         for _ in range(500):
-            if not self.hot.running and not any(
-                isinstance(p, StandIn) and p.busy for p in list(StandIn.alive)
-            ):
+            others = self.express.running if self.express is not None else 0
+            others += sum(one.busy for one in StandIn.alive)
+            if not self.hot.running and not others:
                 return
             await asyncio.sleep(0.01)
         raise AssertionError("a call does not end")
@@ -400,8 +409,10 @@ class StandIn(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def gateway_on(market: Market, **options: Any) -> AsyncIterator[Gateway]:
-    """Serve a seeded marketplace's calls from this process."""
+async def gateway_on(
+    market: Market, core: type[Core] | None = None, **options: Any
+) -> AsyncIterator[Gateway]:
+    """Serve a seeded marketplace's calls from this process; with a `core` there is the compiled lane, too."""
     with market._database() as database:
         with database.session() as session:
             books = _books(session)
@@ -418,11 +429,19 @@ async def gateway_on(market: Market, **options: Any) -> AsyncIterator[Gateway]:
         gateway = Gateway(market, hot, door)
         server = await asyncio.get_running_loop().create_server(gateway.protocol, "127.0.0.1", 0)
         gateway.port = server.sockets[0].getsockname()[1]
+        if core is not None:
+            listener = socket.create_server(("127.0.0.1", 0))
+            gateway.express_port = listener.getsockname()[1]
+            gateway.express = Express(core, hot, door, listener)
+            await gateway.express.start()
         try:
             yield gateway
         finally:
             server.close()
             door.close()
+            if gateway.express is not None:
+                gateway.express.leave()
+                gateway.express.close()
             await upstream.close()
             await hot.reserves.close()
             await asyncio.to_thread(writer.close)

@@ -173,7 +173,9 @@ class Express:
             )
             self._payers.add(id(call.payer))
             ways = ways_of(self._hot, secret, name, call)
-            if ways:
+            if ways is None:
+                del self._known[(call.key.id, name)]
+            elif ways:
                 gate = self._hot.turns.gate(call.record)
                 self._core.lane("learn", bytes.fromhex(digest(secret)), name, ways, gate)
         except Exception:
@@ -237,11 +239,12 @@ class Express:
             self._timer.cancel()
 
 
-def ways_of(hot: Hot, secret: str, name: str, call: Call) -> tuple[Terms, ...]:
+def ways_of(hot: Hot, secret: str, name: str, call: Call) -> tuple[Terms, ...] | None:
     """Return the terms of calls like this one, to each of the engines.
 
     `name` is what was called with the key `secret`; the call has just been served, so whoever makes another
-    may call this listing. Nothing where anything about such calls is not plain, or is no longer good.
+    may call this listing. Nothing where anything about such calls is not plain, or is no longer good; None
+    where not all engines have been reached yet.
     """
     key, record = call.key, call.record
     directory, endpoints = hot.directory, record.endpoints
@@ -258,39 +261,45 @@ def ways_of(hot: Hot, secret: str, name: str, call: Call) -> tuple[Terms, ...]:
         return ()  # its turn comes behind those who pay
     if len(endpoints) == 1 and endpoints[0].weight <= 0:
         return ()  # among several the router sees to it
-    addresses = [_address(hot.upstream, engine) for engine in endpoints]
+    if not all(_is_steady(engine) for engine in endpoints):
+        return ()
     ends = [record.until_us, call.payer.good_until_us, call.caps.good_until_us]
     if key.expires_at_us is not None:
         ends.append(key.expires_at_us)
     quotas = hot.quotas.of(key, record)
-    ways = [
-        Terms(
-            key,
-            record,
-            call.payer,
-            call.caps,
-            engine,
-            quotas,
-            min(ends),
-            address,
-            head_of(engine, CHAT),
+    ways = []
+    for engine in endpoints:
+        address = _address(hot.upstream, engine)
+        if address is None:
+            return None
+        ways.append(
+            Terms(
+                key,
+                record,
+                call.payer,
+                call.caps,
+                engine,
+                quotas,
+                min(ends),
+                address,
+                head_of(engine, CHAT),
+            )
         )
-        for engine, address in zip(endpoints, addresses, strict=True)
-        if address is not None
-    ]
-    return tuple(ways) if len(ways) == len(endpoints) else ()
+    return tuple(ways)
+
+
+def _is_steady(endpoint: EndpointRecord) -> bool:
+    """Return whether an engine is asked over plain HTTP, at an address that no name server changes."""
+    where = urlsplit(endpoint.url)
+    host = where.hostname or ""
+    return where.scheme == "http" and (host == _LOCAL or _is_numeric(host))
 
 
 def _address(upstream: Upstream, endpoint: EndpointRecord) -> tuple[str, int] | None:
-    """Return where an engine listens, if that is plain HTTP to an address that cannot change.
-
-    `localhost` may be two; the one that counts has a connection of Python's client.
-    """
+    """Return where an engine listens; None while nobody knows what `localhost` is: it may be two."""
     where = urlsplit(endpoint.url)
     host = where.hostname or ""
-    if where.scheme != "http" or (host != _LOCAL and not _is_numeric(host)):
-        return None
-    return upstream.address_of(endpoint)
+    return upstream.reached_at(endpoint) if host == _LOCAL else (host, where.port or 80)
 
 
 def _is_numeric(host: str) -> bool:

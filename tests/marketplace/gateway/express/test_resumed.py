@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -24,10 +24,14 @@ from support.upstream_answers import chat_usage, data
 
 from catalog.ground.clock import now_us
 from catalog.ground.ids import new_id, ulid
+from marketplace.gateway.express.lane import core_type
 from marketplace.gateway.reserves import BUSY
 from marketplace.gateway.shapes import CHAT
 from marketplace.ledger.operations import Hold, Leg, Release
 from marketplace.prices.components import Components
+
+if TYPE_CHECKING:
+    from marketplace.gateway.express._core import Core
 
 PRICE = Components(input_u_per_m=2_000_000, output_u_per_m=9_000_000, cache_read_u_per_m=500_000)
 
@@ -102,6 +106,7 @@ def _with(event: bytes, at: int) -> Callable[[list[bytes]], list[bytes]]:
     return lambda events: [*events[:at], event, *events[at:]]
 
 
+SERVED = f"{CHAT} 200"
 ERROR = data({"error": {"message": "out of memory", "code": 500}})
 STREAM: dict[str, Any] = {"stream": True}
 USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
@@ -141,8 +146,9 @@ FAULTS = {
         stream(lambda events: [*events[:-1], events[-1].rstrip(b"\n")]), STREAM
     ),
     "stream of nothing": Fault(stream(lambda _: [b": hello\n\n"]), STREAM),
-    "stream that fails at once": Fault(stream(_with(ERROR, 0)), STREAM),
-    "stream that fails": Fault(stream(_with(ERROR, 3)), STREAM),
+    # What came in one piece with an error and behind it would be sent on.
+    "stream that fails at once": Fault(stream(_with(ERROR, 0), waits=True, after=1), STREAM),
+    "stream that fails": Fault(stream(_with(ERROR, 3), waits=True, after=4), STREAM),
     "stream, an event that is no JSON": Fault(stream(_with(b"data: {nonsense\n\n", 2)), USAGE),
     "stream, odd usage": Fault(
         stream(_with(data({"choices": [], "usage": {"prompt_tokens": -1}}), -1)), STREAM
@@ -190,11 +196,19 @@ async def _met(
     org_id, key = await asyncio.to_thread(market.organisation, 10**9)
     caller = Caller(org_id, key, slug)
     await gateway.busy(caller)
+    gateway.lane = lane
+    counted = gateway.hot.counters.requests
+    before_it = counted.get(SERVED, 0)
+    await gateway.told(caller.request())  # so that a connection to the engine is kept
+    await gateway.quiet()
+    if lane and gateway.express is not None:
+        assert counted[SERVED] == before_it  # it has not been Python's
+        gateway.express.count()
+        assert counted[SERVED] == before_it + 1
     for engine in mine:
         engine.asked.clear()
     before = msgspec.to_builtins(gateway.hot.counters)
     fault.script(mine[0])
-    gateway.lane = lane
     leaves = fault.leaves
     until = None if leaves is None else lambda told: leaves(mine[0], told)
     try:
@@ -206,6 +220,8 @@ async def _met(
             engine.go()
             if engine._server is None:
                 engine.start()
+    if gateway.express is not None:
+        gateway.express.count()
     after = msgspec.to_builtins(gateway.hot.counters)
     head, body = unchunked(told)
     found = gateway.standing(caller) | {
@@ -244,18 +260,28 @@ def _difference(before: dict[str, Any], after: dict[str, Any], slug: str) -> dic
     return found
 
 
-def _compare(market: Market, fault: Fault, engines: list[Upstream], **told: Any) -> dict[str, Any]:
-    async def story() -> dict[str, Any]:
-        async with gateway_on(market, **told) as gateway:
+def _compare(
+    market: Market, fault: Fault, engines: list[Upstream], core: type[Core] | None = None
+) -> None:
+    async def story() -> None:
+        async with gateway_on(market, core) as gateway:
             python = await _met(gateway, fault, engines, lane=False)
             resumed = await _met(gateway, fault, engines, lane=True)
             assert python == resumed
             assert not python["running"]
             assert not python["open"]
             assert all(out == 0 for out, *_ in python["reserved"])
-            return python
 
-    return asyncio.run(story())
+    asyncio.run(story())
+
+
+@pytest.fixture
+def core() -> type[Core]:
+    """The compiled core, where it has been built."""
+    found = core_type()
+    if found is None:
+        pytest.skip("the compiled core has not been built")
+    return found
 
 
 @pytest.mark.parametrize("seeded", ["sqlite"], indirect=True)
@@ -272,6 +298,24 @@ def test_a_call_that_is_given_up_ends_as_pythons_on_postgresql(
     seeded: Market, engines: list[Upstream], name: str
 ) -> None:
     _compare(seeded, FAULTS[name], engines)
+
+
+@pytest.mark.parametrize("seeded", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_call_that_compiled_code_begins_ends_as_pythons(
+    seeded: Market, engines: list[Upstream], name: str, core: type[Core]
+) -> None:
+    _compare(seeded, FAULTS[name], engines, core)
+
+
+@pytest.mark.parametrize("seeded", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    "name", ["whole", "stream with usage", "stream, left", "stream, closed", "status 503"]
+)
+def test_a_call_that_compiled_code_begins_ends_as_pythons_on_postgresql(
+    seeded: Market, engines: list[Upstream], name: str, core: type[Core]
+) -> None:
+    _compare(seeded, FAULTS[name], engines, core)
 
 
 async def _begun(gateway: Gateway, engine: Upstream) -> Caller:
