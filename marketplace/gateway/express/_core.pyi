@@ -88,46 +88,6 @@ class Terms:
     def cost_headers(self) -> bytes:
         """Return the last bill's headers as lines."""
 
-# --- charges ------------------------------------------------------------------------------------------
-
-class ChargeWriter:
-    """Books charges in batches, in a thread of its own, on the SQLite database at `path`.
-
-    `lane` (its own, nobody else writes there) and `clearing` are ids; `patience_s` is how long it waits while
-    others have the database's lock. Raises `RuntimeError` where that cannot be.
-    """
-
-    def __init__(self, path: str, lane: int, clearing: int, patience_s: float = 30.0) -> None: ...
-    def send(
-        self,
-        tx: str,
-        legs: Sequence[Sequence[int]],
-        entries: Sequence[Sequence[int]],
-        usage: Sequence[str | int],
-        at_us: int,
-    ) -> int:
-        """Queue a charge, as `operations.Charge` has it; returns its number, counted from 1."""
-    def wait(self, seconds: float) -> bool:
-        """Wait for an answer; returns whether there is one."""
-    def collect(self) -> list[tuple[int, Literal["booked", "refused", "unsure"]]]:
-        """Return what has been answered since the last time: number and outcome each."""
-    def fileno(self) -> int:
-        """Return the descriptor that is readable when there is an answer."""
-    def close(self) -> None:
-        """Book what is queued, then stop."""
-    @property
-    def queued(self) -> int: ...
-
-class Turn:
-    """A writer's turn among the writers of this process; one thread at a time uses it.
-
-    Entering waits, without the interpreter's lock, until whoever came before has left.
-    """
-
-    def __enter__(self) -> Turn: ...
-    def __exit__(self, *_: object) -> None: ...
-
-
 # Bytes, requests and streams (bind_text.cpp): for the tests.
 
 def sha256(data: bytes, portable: bool = False) -> bytes:
@@ -178,7 +138,6 @@ class StreamReader:
     @property
     def forwarded(self) -> bytes:
         """What the last piece added, also where the stream has failed."""
-
 
 # Charges (bind_charges.cpp): the writer for the tests, the turns also for Python's own writer.
 
