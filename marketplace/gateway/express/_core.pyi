@@ -5,9 +5,6 @@ from typing import Any, Literal, Protocol
 
 from marketplace.gateway.door import Connection
 
-sources: str
-"""What it was compiled from: `build.fingerprint()` of the sources of that day."""
-
 class Hooks(Protocol):
     """What the compiled part asks of Python."""
 

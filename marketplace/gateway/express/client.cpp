@@ -105,7 +105,7 @@ void ClientSocket::received(View bytes) {
       }
       break;
     case Stage::reading:
-      // What was sent ahead, or was read elsewhere, comes before this.
+      // Behind what was read before and has not been looked at yet: it will be in this round (`advance`).
       if (slow_ || !ahead_.empty()) {
         ahead_.append(bytes);
         interest();
@@ -339,19 +339,19 @@ void ClientSocket::feed(View bytes) {
 }
 
 // An error of the protocol's ends its connection, and no other.
-void ClientSocket::tell(PyObject* name, PyObject* argument) {
+Owned ClientSocket::tell(PyObject* name, PyObject* argument) {
   const Owned protocol = protocol_;
-  const Owned told = Owned::steal(argument == nullptr
-                                      ? PyObject_CallMethodNoArgs(protocol.get(), name)
-                                      : PyObject_CallMethodOneArg(protocol.get(), name, argument));
-  if (told) return;
+  Owned told = Owned::steal(argument == nullptr ? PyObject_CallMethodNoArgs(protocol.get(), name)
+                                                : PyObject_CallMethodOneArg(protocol.get(), name, argument));
+  if (told) return told;
   PyObject *type, *value, *trace;
   PyErr_Fetch(&type, &value, &trace);
   PyErr_NormalizeException(&type, &value, &trace);
   const Owned error = Owned::borrow(value);
   PyErr_Restore(type, value, trace);
   poller_.caught(protocol.get());
-  if (stage_ != Stage::over) finish(error);
+  finish(error);
+  return {};
 }
 
 void ClientSocket::say_lost(Owned protocol, Owned error) {
@@ -485,15 +485,10 @@ void ClientSocket::ended() {
       break;
     case Stage::python: {
       deaf_ = true;
-      const Owned protocol = protocol_;
-      const Owned told = Owned::steal(PyObject_CallMethodNoArgs(protocol.get(), names.eof_received));
-      const int stays = told ? PyObject_IsTrue(told.get()) : -1;
-      if (stays < 0) {
-        poller_.caught(protocol.get());
-        finish({});
-      } else if (stays == 0) {
-        close();
-      }
+      const Owned told = tell(names.eof_received);
+      const int stays = told ? PyObject_IsTrue(told.get()) : 1;
+      if (stays < 0) PyErr_Clear();
+      if (stays <= 0) close();
       if (stage_ == Stage::python) interest();
       break;
     }

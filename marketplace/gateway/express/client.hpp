@@ -84,7 +84,7 @@ class ClientSocket final : public Client, public Watched, public Ground {
   bool idle();
   void to_python();
   void feed(View bytes);
-  void tell(PyObject* name, PyObject* argument = nullptr);
+  Owned tell(PyObject* name, PyObject* argument = nullptr);  // none when that was an error
   void say_lost(Owned protocol, Owned error);
 
   bool put(View bytes);

@@ -38,6 +38,11 @@ bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_blank(char c) { return c == ' ' || c == '\t'; }
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c; }
 
+int hex_digit(char c) {
+  c = lower(c);
+  return is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
 bool same(View bytes, View lower_case) {
   if (bytes.size() != lower_case.size()) return false;
   for (std::size_t i = 0; i < bytes.size(); ++i) {
@@ -195,10 +200,7 @@ AnswerReader::State AnswerReader::lines(const char*& at, const char* end) {
   if (stop == nullptr) {
     line_.append(at, static_cast<std::size_t>(end - at));
     at = end;
-    // What is no HTTP at all is not waited for.
-    const View told(line_);
-    return part_ == Part::start && told.substr(0, 7) != View("HTTP/1.").substr(0, told.size()) ? State::broken
-                                                                                              : State::more;
+    return begins_right() ? State::more : State::broken;
   }
   View whole(at, static_cast<std::size_t>(stop - at));
   if (!line_.empty()) whole = line_.append(whole);
@@ -208,6 +210,15 @@ AnswerReader::State AnswerReader::lines(const char*& at, const char* end) {
   const State state = line(whole);
   line_.clear();
   return state;
+}
+
+// Whether the beginning of a line may become one: what is no HTTP at all is not waited for.
+bool AnswerReader::begins_right() const {
+  const View told(line_);
+  if (part_ == Part::start) return told.substr(0, 7) == View("HTTP/1.").substr(0, told.size());
+  if (part_ == Part::chunk_end) return told == "\r";
+  if (part_ == Part::chunk_size) return hex_digit(told[0]) >= 0;
+  return is(told[0], token) || told == "\r";
 }
 
 AnswerReader::State AnswerReader::line(View line) {
@@ -311,8 +322,7 @@ bool AnswerReader::chunk_size(View line) {
   std::size_t at = 0;
   left_ = 0;
   for (; at < line.size(); ++at) {
-    const char c = lower(line[at]);
-    const int digit = is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    const int digit = hex_digit(line[at]);
     if (digit < 0) break;
     if (left_ >> 56) return false;
     left_ = left_ * 16 + static_cast<unsigned>(digit);

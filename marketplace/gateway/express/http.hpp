@@ -54,6 +54,7 @@ class AnswerReader {
   enum class Part { start, headers, length, until_end, chunk_size, chunk, chunk_end, trailers };
 
   State lines(const char*& at, const char* end);
+  bool begins_right() const;
   State line(View line);
   State status_line(View line);
   bool header(View line, bool trailer);
