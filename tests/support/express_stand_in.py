@@ -37,6 +37,7 @@ from marketplace.gateway.money import Call
 from marketplace.gateway.options import Options
 from marketplace.gateway.request import ClientGone
 from marketplace.gateway.reserves import BUSY, PLENTY
+from marketplace.gateway.seen import Watcher
 from marketplace.gateway.shapes import CHAT, Talk
 from marketplace.gateway.sse import StreamReader
 from marketplace.gateway.upstream import Upstream, head_of
@@ -425,6 +426,8 @@ async def gateway_on(
             LedgerWriter, lambda: connect(given.database_url), given.lane
         )
         hot = Hot(given, directory, writer, upstream, books, cast(Any, None))
+        if Watcher.wanted(given):
+            hot.watcher = Watcher(given, hot.clock, lambda _: None, lambda: 0)
         door = Door(hot.serve, hot.turned_away, None, 1_000_000, frozenset())
         gateway = Gateway(market, hot, door)
         server = await asyncio.get_running_loop().create_server(gateway.protocol, "127.0.0.1", 0)
