@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -173,6 +174,13 @@ async def engine(script: Script) -> AsyncIterator[tuple[str, int]]:
         server.close()
         for writer in writers:
             writer.transport.abort()
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Break a connection off at once (RST), whatever is on its way."""
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:

@@ -188,6 +188,7 @@ void ClientSocket::wait() {
 
 void ClientSocket::take() {
   const Stage before = std::exchange(stage_, Stage::taken);
+  told_slow_ = false;
   const View all(request_);
   const Head head{all.substr(authorization_at_, authorization_size_)};
   const bool taken = house_.lane != nullptr && house_.lane->takes(*this, head, all.substr(head_));
@@ -230,7 +231,12 @@ void ClientSocket::write(View bytes) {
   } else if (!slow_ && unsent() > high_water) {
     slow_ = true;
     stalled_at_ = poller_.now();
-    if (house_.lane != nullptr) house_.lane->slow(*this, true);
+    // Later: the lane is in the middle of something, and this may be the last that it writes.
+    poller_.later([this] {
+      if (stage_ != Stage::taken || gone_ || !slow_ || told_slow_ || house_.lane == nullptr) return;
+      told_slow_ = true;
+      house_.lane->slow(*this, true);
+    });
   }
 }
 
@@ -459,7 +465,7 @@ void ClientSocket::sent_some() {
   if (slow_ && unsent() <= low_water) {
     slow_ = false;
     if (stage_ == Stage::taken) {
-      if (house_.lane != nullptr) house_.lane->slow(*this, false);
+      if (std::exchange(told_slow_, false) && house_.lane != nullptr) house_.lane->slow(*this, false);
     } else if (stage_ == Stage::python) {
       tell(names.resume_writing);
     } else {

@@ -99,7 +99,7 @@ class ClientSocket final : public Client, public Watched, public Ground {
   House& house_;
   Address peer_;
   Stage stage_ = Stage::reading;
-  bool gone_ = false, slow_ = false;
+  bool gone_ = false, slow_ = false, told_slow_ = false;
   bool closing_ = false;      // ends once what is unsent has left
   bool paused_ = false, end_wanted_ = false, end_sent_ = false, deaf_ = false;
   std::string request_;       // as far as it has come

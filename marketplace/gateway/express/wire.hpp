@@ -89,11 +89,9 @@ class Lane {  // who serves
   virtual ~Lane() = default;
   // A whole plain request has come. True: it is taken, the answer comes through `client`. False: it is Python's.
   virtual bool takes(Client& client, const Head& head, View body) = 0;
-  // The client of a taken request has gone; never called inside a call of the lane's. It stays the lane's until
-  // `done` or `give_up`.
-  virtual void left(Client& client) = 0;
-  // It has stopped reading (called inside `Client::write`), or reads on.
-  virtual void slow(Client& client, bool slow) = 0;
+  // Neither is called inside a call of the lane's, nor for a request that is answered or given up.
+  virtual void left(Client& client) = 0;              // it has gone, and is the lane's until `done` or `give_up`
+  virtual void slow(Client& client, bool slow) = 0;   // it has stopped reading, or reads on
   virtual void tick(double now_s) = 0;                // some ten times a second
 };
 

@@ -23,6 +23,7 @@ from support.express_wire import (  # noqa: E402
     mirror,
     read_answer,
     request,
+    reset,
     tell,
 )
 
@@ -619,9 +620,7 @@ def test_a_client_that_breaks_off_is_lost_with_the_reason(loop: str) -> None:
             _, writer = await home.client()
             writer.write(b"GET")
             await home.until(lambda: home.made)
-            linger = (1).to_bytes(4, "little") + (0).to_bytes(4, "little")
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            writer.transport.abort()
+            reset(writer)
             await home.until(lambda: home.made[0].heard)
             assert isinstance(home.made[0].heard[0], ConnectionResetError)
 
