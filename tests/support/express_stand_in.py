@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 SILENCE_S = 0.3
 _TEMPLATE_TOKENS = 64
+_BYTES_A_TOKEN = 4
 _NUMERIC = ("dr_pending", "dr_posted", "cr_pending", "cr_posted")
 
 
@@ -195,6 +196,11 @@ class Gateway:
                 )
                 for each in health
             ],
+            "turns": [
+                (gate.running, gate.admitted, gate._usual_output, gate._paid.last.counter)
+                for gate in [hot.turns.gate(self._record(caller))]
+                if gate is not None
+            ],
             "running": [meter.running for meter in meters if meter.running],
         }
 
@@ -287,6 +293,10 @@ class StandIn(asyncio.Protocol):
         else:
             choice = hot.router.choose(way.record.endpoints, caller=way.key.org_id)
         self._choice, self._lines = choice, lines
+        gate, place = hot.turns.gate(way.record), None
+        if gate is not None:
+            place = gate.enter_now(way.key.org_id, call.input_tokens // _BYTES_A_TOKEN)
+            assert place is not None
         hot.counters.promised += 1
         kind, answer = await self._ask(way, talk)
         sent = self._flight is not None and self._flight.sent
@@ -300,7 +310,7 @@ class StandIn(asyncio.Protocol):
             way, ticket, choice, call.promised, open_accounts, call.id, began_us, began_us,
             self.first_token_us, answered_us, call.input_tokens, call.max_tokens, call.streamed,
             cast(Any, kind), sent, self.began,
-            answer.status, answer.headers, self.tail() if streamed else answer.body, None, None,
+            answer.status, answer.headers, self.tail() if streamed else answer.body, gate, place,
             lines,
         )  # fmt: skip
         self._give_up(resumed)
