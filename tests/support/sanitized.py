@@ -24,7 +24,7 @@ _LIBRARIES = {ADDRESSES: "libasan.so", THREADS: "libtsan.so"}
 
 
 def sanitized(folder: Path, variant: str = ADDRESSES) -> dict[str, str]:
-    """Compile a variant into `folder`; return the environment in which Python loads it, and all that it starts.
+    """Compile a variant into `folder`; return the environment in which Python and its children load it.
 
     What a sanitizer has to say it says to the file `folder`/report.<process>, and ends the process.
     """
