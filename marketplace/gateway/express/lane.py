@@ -14,7 +14,8 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -61,10 +62,23 @@ def core_type() -> type[Core] | None:
     return Core
 
 
-def is_wanted(options: Options, hot: Hot) -> bool:
-    """Return whether compiled code may serve: nobody is to be told of each call, and time is the system's."""
-    told_of_each = options.log == "json" or options.trace_ratio > 0
-    return options.gateway_express == "auto" and not told_of_each and hot.clock is now_us
+def is_wanted(options: Options) -> bool:
+    """Return whether compiled code may serve. It makes no traces."""
+    return options.gateway_express == "auto" and not options.trace_ratio
+
+
+def turn_of(options: Options) -> AbstractContextManager[Any] | None:
+    """Return the turn that Python's writer takes where a compiled one may book on the same database."""
+    if core_type() is None or not is_wanted(options) or not is_sqlite(options):
+        return None
+    from marketplace.gateway.express._core import Turn
+
+    return Turn()
+
+
+def is_sqlite(options: Options) -> bool:
+    """Return whether the ledger is an SQLite file, for which there is a compiled writer."""
+    return options.database_url.startswith("sqlite")
 
 
 class _Records(NamedTuple):
@@ -117,7 +131,7 @@ class Express:
     async def start(self) -> None:
         """Open the compiled writer of charges where there is one for the database, and serve."""
         options = self._hot.options
-        if options.database_url.startswith("sqlite"):
+        if is_sqlite(options):
             path = sqlite_path(options.database_url)
             lane = await asyncio.to_thread(
                 _open_lane, options.database_url, f"{options.lane}-express"

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -16,10 +15,9 @@ from support.express_stand_in import Caller, Gateway, gateway_on, unchunked
 from support.market import Market, environment_of
 from support.upstream import Reply, Upstream, add_endpoint, change_endpoints, events_of, usual
 
-from catalog.ground.clock import SetClock, now_us
+from catalog.ground.clock import now_us
 from marketplace.gateway.express.lane import core_type, is_wanted, ways_of
 from marketplace.gateway.express.terms import Terms
-from marketplace.gateway.hot import Hot
 from marketplace.gateway.lookup import Lookup
 from marketplace.gateway.money import Call
 from marketplace.gateway.options import Options
@@ -158,13 +156,12 @@ def test_what_has_changed_while_a_call_ran_makes_none(seeded: Market, engine: Up
     assert taught(seeded, who, news) == ()
 
 
-def test_the_lane_is_left_out_where_each_call_is_told_of() -> None:
+def test_the_lane_is_left_out_where_calls_are_traced() -> None:
     options = Options("sqlite:///x", "lane", cast(Any, None))
-    hot = cast(Hot, SimpleNamespace(clock=now_us))
-    assert is_wanted(options, hot)
-    for change in ({"gateway_express": "off"}, {"log": "json"}, {"trace_ratio": 0.01}):
-        assert not is_wanted(msgspec.structs.replace(options, **cast(Any, change)), hot)
-    assert not is_wanted(options, cast(Hot, SimpleNamespace(clock=SetClock(0))))
+    assert is_wanted(options)
+    assert is_wanted(msgspec.structs.replace(options, log="json"))
+    for change in ({"gateway_express": "off"}, {"trace_ratio": 0.01}):
+        assert not is_wanted(msgspec.structs.replace(options, **cast(Any, change)))
 
 
 Story = Callable[[Gateway, Caller], Awaitable[None]]
