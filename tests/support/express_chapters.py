@@ -350,7 +350,7 @@ def heads(chance: random.Random) -> None:
 _WORLD = World("127.0.0.1:8000", ["tm-key"], ["tm-wrong"], ["m"], [("GET", "/v1/models")])
 _UNUSUAL = {
     *(b"transfer-encoding", b"expect", b"upgrade", b"x-api-key", b"idempotency-key"),
-    *(b"traceparent", b"x-forwarded-for"),
+    b"traceparent",
 }
 
 
