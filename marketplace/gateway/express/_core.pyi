@@ -12,7 +12,13 @@ class Hooks(Protocol):
         """Return Python's side of a connection; its `connection_made` has been called with the transport."""
 
 class Core:
-    """All sockets of one worker, and the lane. `hooks` is a `lane.Hooks`."""
+    """All sockets of one worker, and the lane. `hooks` is a `lane.Hooks`.
+
+    The listener stays the caller's to close, after `stop_listening`. Half a request is Python's after
+    `half_s`; see `door` and `wire` of the gateway for the other durations. With `echo` the lane is one for
+    the wire's tests (echo_lane.hpp). Hooks and lane may refer to the core, which the garbage collector
+    cannot see: such cycles are broken by `close`, after which nothing else may be called.
+    """
 
     def __init__(
         self,
@@ -22,16 +28,26 @@ class Core:
         body_limit: int,
         connect_s: float,
         silence_s: float,
+        half_s: float = 5.0,
+        idle_s: float = 75.0,
+        stall_s: float = 60.0,
+        kept_s: float = 60.0,
+        echo: bool = False,
     ) -> None: ...
     def fileno(self) -> int:
         """Return the descriptor that is readable when `poll` has something to do."""
-    def poll(self) -> None: ...
+    def poll(self) -> None:
+        """Deal with what is ready, for about a millisecond at most.
+
+        Raises what is no `Exception` and was raised by a protocol; errors go to `sys.unraisablehook`.
+        """
     def look_around(self) -> None:
         """Notice who is late; to be called some ten times a second."""
     def adopt(self, fd: int, read: bytes) -> None:
         """Serve a connection; the descriptor is the core's from now on."""
     def stop_listening(self) -> None: ...
-    def close_idle(self) -> None: ...
+    def close_idle(self) -> None:
+        """Close idle connections, the others after their answer; those with a protocol are its door's."""
     @property
     def connections(self) -> int: ...
     def lane(self, what: str, *arguments: Any) -> Any:

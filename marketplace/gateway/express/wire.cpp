@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -17,16 +18,43 @@ namespace net {
 namespace {
 
 constexpr int most_accepted = 32;     // at once, so that those who are connected need not wait
-constexpr double breath_s = 1;        // until it is tried again, where the system has no descriptor left
+constexpr time_t breath_s = 1;        // until it is tried again, where the system has no descriptor left
 
 void speak_at_once(int fd) {
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
+class Listener;
+
+// Wakes a listener that rests. A timer of its own, and not `patience`: nobody need look around while there is no
+// connection, and it is made in time, because it needs a descriptor itself.
+class Waker final : public Watched {
+ public:
+  Waker(Poller& poller, Listener& listener)
+      : Watched(poller, timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)), listener_(listener) {
+    want(EPOLLIN);
+  }
+  void ready(std::uint32_t) override;
+  void stop() { die(); }
+  void ring_after_breath() {
+    itimerspec once{};
+    once.it_value.tv_sec = breath_s;
+    timerfd_settime(fd(), 0, &once, nullptr);
+  }
+
+ private:
+  Listener& listener_;
+};
+
 class Listener final : public Watched {
  public:
-  Listener(House& house, int fd) : Watched(house.poller, fd, Whose::lent), house_(house) { want(EPOLLIN); }
+  Listener(House& house, int fd)
+      : Watched(house.poller, fd, Whose::lent), house_(house), waker_(new Waker(house.poller, *this)) {
+    listen();
+  }
+
+  void listen() { want(EPOLLIN); }
 
   void ready(std::uint32_t) override {
     for (int left = most_accepted; left > 0; --left) {
@@ -44,13 +72,9 @@ class Listener final : public Watched {
     }
   }
 
-  void stop() { die(); }
-
-  void patience(double now_s) override {
-    if (resting_at_ != 0 && now_s - resting_at_ >= breath_s) {
-      resting_at_ = 0;
-      want(EPOLLIN);
-    }
+  void stop() {
+    waker_->stop();
+    die();
   }
 
  private:
@@ -59,12 +83,17 @@ class Listener final : public Watched {
     PyErr_SetFromErrno(PyExc_OSError);
     poller_.caught(house_.hooks.get());
     want(0);
-    resting_at_ = poller_.now();
+    waker_->ring_after_breath();
   }
 
   House& house_;
-  double resting_at_ = 0;
+  Waker* waker_;
 };
+
+void Waker::ready(std::uint32_t) {
+  std::uint64_t rung;
+  if (::read(fd(), &rung, sizeof rung) == sizeof rung) listener_.listen();
+}
 
 class Lookout final : public Watched {
  public:

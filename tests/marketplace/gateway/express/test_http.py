@@ -101,8 +101,31 @@ NAMES = st.sampled_from(
     + [b"transfer-encoding", b"te", b"content-type", b"upgrade", b"h\xe4", b"", b"_a.b!"]
 )
 VALUES = st.sampled_from(
-    [b"h", b"*/*", b"Bearer abc", b"5", b"05", b" 5", b"5 ", b"\t5", b"keep-alive", b"close", b"chunked"]
-    + [b"", b"a b\tc", b"a\r\n b", b"\xff", b"\x00", b"h2c", b"a\rb", b"a\nb", b'"a,b"', b"18446744073709551616"]
+    [
+        b"h",
+        b"*/*",
+        b"Bearer abc",
+        b"5",
+        b"05",
+        b" 5",
+        b"5 ",
+        b"\t5",
+        b"keep-alive",
+        b"close",
+        b"chunked",
+    ]
+    + [
+        b"",
+        b"a b\tc",
+        b"a\r\n b",
+        b"\xff",
+        b"\x00",
+        b"h2c",
+        b"a\rb",
+        b"a\nb",
+        b'"a,b"',
+        b"18446744073709551616",
+    ]
 )
 LINE = st.tuples(NAMES, st.sampled_from([b":", b": ", b" :", b":\t ", b""]), VALUES)
 ENDING = st.sampled_from([b"\r\n"] * 30 + [b"\n", b"\r", b"\r\r\n"])
@@ -116,7 +139,9 @@ def heads(draw: Any) -> bytes:
 
 
 @settings(max_examples=600, deadline=None)
-@given(head=heads(), noise=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=2))
+@given(
+    head=heads(), noise=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=2)
+)
 def test_what_is_plain_is_the_same_request_to_httptools(
     head: bytes, noise: list[tuple[int, int]]
 ) -> None:
@@ -200,7 +225,11 @@ BODIES = [
     b"x: \xff\r\ncontent-length: 2\r\n\r\nhi",
 ]
 STATUS_LINES = [OK] * 6 + [
-    *(b"HTTP/1.0 200 OK\r\n", b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\n", b"HTTP/1.1 429\r\n"),
+    *(
+        b"HTTP/1.0 200 OK\r\n",
+        b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\n",
+        b"HTTP/1.1 429\r\n",
+    ),
     *(b"HTTP/1.1 503 \r\n", b"HTTP/1.1 204 No Content\r\n", b"HTTP/1.1 304 Not Modified\r\n"),
     *(b"HTTP/1.1 101 Switching\r\n", b"HTTP/1.1  200 OK\r\n", b"HTTP/1.1 2000 OK\r\n"),
     *(b"HTTP/1.2 200 OK\r\n", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\n", b"HTTP/1.1 20 OK\r\n"),

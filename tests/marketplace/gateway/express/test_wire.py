@@ -100,7 +100,10 @@ def test_requests_that_come_at_once_are_answered_in_order(loop: str, mode: str) 
             home.lane("mode", mode)
             reader, writer = await home.client()
             bodies = [b"%d" % number for number in range(200)]
-            paths = [b"/v1/messages" if number % 7 == 3 else b"/v1/chat/completions" for number in range(200)]
+            paths = [
+                b"/v1/messages" if number % 7 == 3 else b"/v1/chat/completions"
+                for number in range(200)
+            ]
             asked = zip(bodies, paths, strict=True)
             writer.write(b"".join(request(body, path=path) + b"\r\n" for body, path in asked))
             for body, path in zip(bodies, paths, strict=True):
@@ -175,7 +178,9 @@ def test_half_a_request_is_pythons_after_a_while(loop: str, cut: int) -> None:
         (request(b"{}", b": no name"), b"HTTP/1.1 400 "),
         (request(b"{}", b"content-length: 3"), b"HTTP/1.1 400 "),
         (
-            request(b"2\r\n{}\r\n0\r\n\r\n").replace(b"content-length: 12", b"transfer-encoding: chunked"),
+            request(b"2\r\n{}\r\n0\r\n\r\n").replace(
+                b"content-length: 12", b"transfer-encoding: chunked"
+            ),
             b"HTTP/1.1 200 OK",
         ),
     ],
@@ -679,7 +684,9 @@ def test_many_clients_at_once(loop: str) -> None:
     tell(story, loop)
 
 
-@pytest.mark.parametrize("wrong", [{"body_limit": -1}, {"connect_s": 0.0}, {"silence_s": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"body_limit": -1}, {"connect_s": 0.0}, {"silence_s": float("nan")}]
+)
 def test_a_core_wants_sensible_settings(wrong: dict[str, Any]) -> None:
     from marketplace.gateway.express._core import Core
 

@@ -149,7 +149,9 @@ def test_who_sends_far_ahead_is_read_no_further_and_missed_when_gone(loop: str) 
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_client_that_leaves_is_missed_at_once_and_its_engine_cut_off(loop: str, begun: bool) -> None:
+def test_a_client_that_leaves_is_missed_at_once_and_its_engine_cut_off(
+    loop: str, begun: bool
+) -> None:
     gone = asyncio.Event
 
     async def story() -> None:
@@ -356,7 +358,9 @@ def test_an_answer_lands_once(loop: str, answer: bytes, push: bool) -> None:
             _, what, status, _, body = await ends(home, number)
             pieces = [told[2] for told in home.told() if told[1] == "piece"]
             assert (what, status) == ("landed", 200)
-            assert (b"".join(pieces), body) == ((b"hello world", b"") if push else (b"", b"hello world"))
+            assert (b"".join(pieces), body) == (
+                (b"hello world", b"") if push else (b"", b"hello world")
+            )
             await asyncio.sleep(0.05)
             assert len([told for told in home.told() if told[1] in ("landed", "broke")]) == 1
 
@@ -457,12 +461,17 @@ def test_an_unused_connection_is_closed_in_time(loop: str) -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort", "broken"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", "broken"),
         (b"SSH-2.0-OpenSSH\r\n", "broken"),
-        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", "broken"),
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n",
+            "broken",
+        ),
         (b"", "broken"),
     ],
 )
 @pytest.mark.parametrize("push", [False, True])
-def test_an_answer_that_breaks_off_is_broken(loop: str, answer: bytes, why: str, push: bool) -> None:
+def test_an_answer_that_breaks_off_is_broken(
+    loop: str, answer: bytes, why: str, push: bool
+) -> None:
     async def story() -> None:
         async with house() as home, engine(answers(answer, close=True)) as address:
             home.lane("engine", *address)
