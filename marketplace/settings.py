@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     trace_ratio: float = Field(default=1.0, ge=0, le=1)
     """Share of the calls that are traced, when there is a collector."""
     gateway_express: Literal["auto", "off"] = "auto"
-    """`auto`: compiled code serves plain chat calls where nobody wants to be told of each; `off`: never."""
+    """`auto`: compiled code serves plain chat calls, unless calls are traced; `off`: never."""
     upstream_connect_s: float = Field(default=5.0, gt=0)
     """How long an engine may take to accept a connection."""
     upstream_silence_s: float = Field(default=60.0, gt=0)

@@ -251,9 +251,7 @@ class FairGate:
             return None
         return self._admit_next(self._paid, self._paid.account(tenant), input_tokens)
 
-    def leave(
-        self, place: Place, output_tokens: int = 0, *, input_tokens: int | None = None
-    ) -> None:
+    def leave(self, place: Place, output_tokens: int = 0, input_tokens: int | None = None) -> None:
         """Give a place back and charge what the call really had; only the first time counts.
 
         `input_tokens` corrects the bound that was given on entering.

@@ -516,8 +516,13 @@ class Hot:
     async def drain(self, patience_s: float, others: Callable[[], int] = int) -> None:
         """Refuse new calls, and return when the running ones have ended; `others` run elsewhere."""
         self.draining = True
-        deadline = asyncio.get_running_loop().time() + patience_s
-        while (self.running or others()) and asyncio.get_running_loop().time() < deadline:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience_s
+        while loop.time() < deadline:
+            if not self.running and not others():
+                await asyncio.sleep(0)  # what was given up to us just now begins with this turn
+                if not self.running:
+                    return
             await asyncio.sleep(0.05)
 
 

@@ -111,9 +111,11 @@ class Watcher:
         tell: Callable[[bytes], None],
         behind: Callable[[], int],
     ) -> None:
-        self._every = options.log == "json"
         slow = options.log != "off" and options.slow_request_s
         self.slow_us = int(options.slow_request_s * SECOND_US) if slow else NEVER_US
+        """What takes so long is told of; everything, where there is a line for each call."""
+        if options.log == "json":
+            self.slow_us = 0
         """What takes as long as this is of interest."""
         self._clock = clock
         self._tell = tell
@@ -140,7 +142,7 @@ class Watcher:
         """Take note of a request that began at `at_us` and has just been answered; `error` is a code."""
         now_us = self._clock()
         sampled = trace is not None and trace.sampled
-        if not (self._every or sampled or now_us - at_us >= self.slow_us):
+        if not (sampled or now_us - at_us >= self.slow_us):
             return
         seen = Seen(generation_id, request.path, status, error, at_us, now_us)
         if call is not None:

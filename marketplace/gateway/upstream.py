@@ -124,7 +124,7 @@ class Upstream:
     def reached_at(self, endpoint: EndpointRecord) -> tuple[str, int] | None:
         """Return the address (in numbers) and the port to which a connection to an engine is open right now.
 
-        A name may have several addresses. None where no connection is kept.
+        None where no connection is kept, or where they lead to several: then a name stands for all of them.
         """
         pool = self._pools.get(endpoint.url)
         return pool.peer() if pool is not None else None

@@ -315,8 +315,11 @@ class Pool:
         return connection
 
     def peer(self) -> tuple[str, int] | None:
-        """Return the address and the port at the other end of a kept connection, if there is one."""
-        return self._idle[-1].peer if self._idle else None
+        """Return the address and the port at the other end of all kept connections; None where there is none,
+        or where they have reached several.
+        """
+        found = {connection.peer for connection in self._idle}
+        return found.pop() if len(found) == 1 else None
 
     def release(self, connection: Connection) -> None:
         """Keep a connection for the next request."""

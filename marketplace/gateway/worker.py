@@ -30,7 +30,7 @@ from marketplace.gateway.channel import Channel, no_answers
 from marketplace.gateway.counters import Now, Report
 from marketplace.gateway.directory import Directory
 from marketplace.gateway.door import Door
-from marketplace.gateway.express.lane import BACKLOG, Express, core_type, is_wanted
+from marketplace.gateway.express.lane import BACKLOG, Express, core_type, is_wanted, turn_of
 from marketplace.gateway.handover import Passage, inherit, no_delay
 from marketplace.gateway.hot import Hot
 from marketplace.gateway.idempotency import Answer
@@ -113,7 +113,10 @@ class Worker:
         self._directory = Directory(office)
         upstream = Upstream(options.upstream_connect_s, options.upstream_silence_s)
         writer = await asyncio.to_thread(
-            LedgerWriter, lambda: connect(options.database_url), options.lane
+            LedgerWriter,
+            lambda: connect(options.database_url),
+            options.lane,
+            turn_of(options),
         )
         hot = Hot(options, self._directory, writer, upstream, options.books, office)
         self._hot = hot
@@ -170,7 +173,7 @@ class Worker:
 
     async def _listen(self, hot: Hot) -> Callable[[], None]:
         """Take connections, with compiled code where there is some; return what ends that."""
-        core = core_type() if is_wanted(hot.options, hot) else None
+        core = core_type() if is_wanted(hot.options) else None
         if core is not None:
             express = self._express = Express(core, hot, self._door, self._listener)
             await express.start()

@@ -6,6 +6,9 @@ The extension is compiled with AddressSanitizer and UndefinedBehaviorSanitizer i
 process for each processor loads it there. Every case is made by chance from the seed, the chapter and a
 number: the chapters are in `tests/support/express_chapters.py`. A difference from what Python itself says,
 a report of a sanitizer, a process that dies or whose memory grows: it exits with 1 and names the case.
+
+Then the tests of the compiled part run once more with these sanitizers, gateways and all, and once with
+ThreadSanitizer (ARGS=--no-tests: without).
 """
 
 # `support` is importable only once the path is set, below.
@@ -31,13 +34,16 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT / "tests") not in sys.path:
     sys.path.insert(0, str(ROOT / "tests"))
 
-from support.sanitized import NoSanitizer, allocated, sanitized, use
+from support.sanitized import ADDRESSES, THREADS, NoSanitizer, allocated, reports, sanitized
 
 _GROWTH_BYTES = 8 << 20
 _NAME_SIZE = 80
+_TESTS = "tests/marketplace/gateway/express"
+_WITHOUT = [f"--ignore={_TESTS}/test_{name}.py" for name in ("build", "sanitized")]
+"""They compile. And PostgreSQL's server would be started with the sanitizer, too."""
 
 
-def prove(duration_s: float, seed: int, processes: int, case: str = "") -> int:
+def prove(duration_s: float, seed: str, processes: int, case: str = "") -> int:
     """Compile, run, tell; returns the exit status."""
     with tempfile.TemporaryDirectory(prefix="tm-express-") as name:
         folder = Path(name)
@@ -49,14 +55,30 @@ def prove(duration_s: float, seed: int, processes: int, case: str = "") -> int:
             )
             for number in range(processes)
         ]
-        return max([_end(process, notes) for process, notes in running])
+        status = max([_end(process, notes) for process, notes in running])
+        print(reports(folder), end="", flush=True)
+        return status
+
+
+def run_tests(variant: str) -> int:
+    """Run the tests of the compiled part with a sanitizer; returns the exit status."""
+    with tempfile.TemporaryDirectory(prefix="tm-express-") as name:
+        folder = Path(name)
+        environment = os.environ | sanitized(folder, variant)
+        print(f"{_TESTS}, {variant}:", flush=True)
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "--timeout", "900", _TESTS]
+        command += [*_WITHOUT, "-k", "not postgresql"]
+        done = subprocess.run(command, cwd=ROOT, env=environment)
+        told = reports(folder)
+        print(told, end="", flush=True)
+        return 1 if done.returncode or told else 0
 
 
 def _start(
     folder: Path, environment: dict[str, str], duration_s: float, seed: str, case: str
 ) -> tuple[subprocess.Popen[str], Path]:
     notes = folder / f"case-{seed}"
-    command = [sys.executable, "-m", "tests.proofs.express_parsers", "--inside", str(folder)]
+    command = [sys.executable, "-m", "tests.proofs.express_parsers", "--inside"]
     command += ["--duration-s", str(duration_s), "--seed", seed, "--notes", str(notes)]
     process = subprocess.Popen(
         [*command, "--case", case],
@@ -81,9 +103,9 @@ def _end(process: subprocess.Popen[str], notes: Path) -> int:
 
 def _inside(options: argparse.Namespace) -> int:
     """Run cases in this process until the time is over."""
-    use(options.inside)
     from support.express_chapters import CHAPTERS
 
+    assert sys.modules["marketplace.gateway.express._core"].__file__ == os.environ["OTHER_CORE"]
     ends_at = time.monotonic() + options.duration_s
     played: Counter[str] = Counter()
     settled = 0
@@ -131,15 +153,19 @@ def main() -> int:
     parser.add_argument("--seed")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--case", default="", help="chapter:number, as it was told")
-    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--no-tests", action="store_true")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--notes", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.inside is not None:
+    if options.inside:
         return _inside(options)
     duration_s = options.duration_s or float(os.environ.get("DURATION_S") or 600)
     seed = options.seed or os.environ.get("SEED") or str(time.time_ns() % 1_000_000)
     try:
-        return prove(duration_s, seed, 1 if options.case else options.processes, options.case)
+        status = prove(duration_s, seed, 1 if options.case else options.processes, options.case)
+        if not options.case and not options.no_tests:
+            status = max(status, run_tests(ADDRESSES), run_tests(THREADS))
+        return status
     except NoSanitizer as missing:
         print(f"This proof needs g++ with its sanitizers: {missing}", file=sys.stderr)
         return 2

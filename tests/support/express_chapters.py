@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import random
@@ -12,7 +13,9 @@ from typing import Any
 
 import msgspec
 from support.fuzz_bodies import good, spoiled
-from support.fuzz_streams import answer, events, spoiled_events
+from support.fuzz_requests import World, make
+from support.fuzz_streams import answer, events, script, spoiled_events
+from support.http_readers import ReadRequest, read_answer
 from support.pay_cases import hold_chance_together
 from support.sanitized import exactly
 
@@ -301,6 +304,10 @@ def _pieces(chance: random.Random) -> list[bytes]:
         whole = _bitten(whole, chance)
     if chance.random() < 0.1 and len(whole) < 3_000:
         return [whole[n : n + 1] for n in range(len(whole))]
+    return _cut(whole, chance)
+
+
+def _cut(whole: bytes, chance: random.Random) -> list[bytes]:
     cuts = sorted(chance.choices(range(len(whole) + 1), k=chance.choice((0, 1, 3, 9))))
     return [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
 
@@ -318,10 +325,75 @@ def _chunk(chance: random.Random) -> dict[str, Any]:
     return made
 
 
+# HTTP.
+
+
+def heads(chance: random.Random) -> None:
+    """Requests at the door: one that is plain is that request to the door's own parser, and nothing else."""
+    case = make(chance.randrange(2**32), 1, _WORLD)
+    whole = (
+        _bitten(b"".join(case.pieces), chance) if chance.random() < 0.3 else b"".join(case.pieces)
+    )
+    plain = _core.plain_head(exact(whole))
+    if plain is None:
+        return
+    size, length, authorization = plain
+    read = ReadRequest(whole[:size] + b"x" * length)
+    assert (read.failed, read.whole, read.keeps) == (False, True, True)
+    assert (read.method, read.target, read.version) == (b"POST", CHAT.encode(), "1.1")
+    assert read.body == b"x" * length
+    headers = dict(read.headers)
+    assert headers.get(b"authorization", b"") == authorization
+    assert not headers.keys() & _UNUSUAL
+
+
+_WORLD = World("127.0.0.1:8000", ["tm-key"], ["tm-wrong"], ["m"], [("GET", "/v1/models")])
+_UNUSUAL = {
+    *(b"transfer-encoding", b"expect", b"upgrade", b"x-api-key", b"idempotency-key"),
+    b"traceparent",
+}
+
+
+def answers(chance: random.Random) -> None:
+    """Answers of engines: one that is read is the one that the gateway's own client reads.
+
+    What is broken for the compiled reader may be less so for httptools, which takes other versions.
+    """
+    push = chance.random() < 0.5
+    parts: list[bytes] = []
+    for act in script(CHAT, "mark", push, chance):
+        if not isinstance(act, bytes):
+            break
+        parts.append(act)
+    if chance.random() < 0.3:
+        parts = _cut(_bitten(b"".join(parts), chance), chance)
+    ours = _core.read_answer([exact(part) for part in parts], push)
+    theirs = read_answer(parts, push, _loop)
+    if len(ours) == 2:
+        return
+    if len(theirs) == 2:
+        assert b";" in b"".join(parts)  # an extension of a chunk, which nobody reads
+        return
+    assert b"".join(ours[0]) == b"".join(theirs[0])
+    assert (ours[1], ours[3]) == (theirs[1], theirs[3])
+    assert theirs[4] or not ours[4]
+    if ours[4]:
+        assert ours[2].items() <= theirs[2].items()  # theirs has what trails the body
+    else:
+        assert (
+            ours[2].keys() <= theirs[2].keys()
+        )  # and of another answer behind it, where there is one
+
+
+_loop = asyncio.new_event_loop()
+
+
 CHAPTERS: dict[str, Callable[[random.Random], None]] = {
     "money": money,
     "text": text,
     "requests": requests,
     "usage": usage,
     "streams": streams,
+    "heads": heads,
+    "answers": answers,
 }

@@ -37,6 +37,7 @@ from marketplace.gateway.money import Call
 from marketplace.gateway.options import Options
 from marketplace.gateway.request import ClientGone
 from marketplace.gateway.reserves import BUSY, PLENTY
+from marketplace.gateway.seen import Watcher
 from marketplace.gateway.shapes import CHAT, Talk
 from marketplace.gateway.sse import StreamReader
 from marketplace.gateway.upstream import Upstream, head_of
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 SILENCE_S = 0.3
 _TEMPLATE_TOKENS = 64
+_BYTES_A_TOKEN = 4
 _NUMERIC = ("dr_pending", "dr_posted", "cr_pending", "cr_posted")
 
 
@@ -194,6 +196,11 @@ class Gateway:
                 )
                 for each in health
             ],
+            "turns": [
+                (gate.running, gate.admitted, gate._usual_output, gate._paid.last.counter)
+                for gate in [hot.turns.gate(self._record(caller))]
+                if gate is not None
+            ],
             "running": [meter.running for meter in meters if meter.running],
         }
 
@@ -286,6 +293,10 @@ class StandIn(asyncio.Protocol):
         else:
             choice = hot.router.choose(way.record.endpoints, caller=way.key.org_id)
         self._choice, self._lines = choice, lines
+        gate, place = hot.turns.gate(way.record), None
+        if gate is not None:
+            place = gate.enter_now(way.key.org_id, call.input_tokens // _BYTES_A_TOKEN)
+            assert place is not None
         hot.counters.promised += 1
         kind, answer = await self._ask(way, talk)
         sent = self._flight is not None and self._flight.sent
@@ -299,7 +310,7 @@ class StandIn(asyncio.Protocol):
             way, ticket, choice, call.promised, open_accounts, call.id, began_us, began_us,
             self.first_token_us, answered_us, call.input_tokens, call.max_tokens, call.streamed,
             cast(Any, kind), sent, self.began,
-            answer.status, answer.headers, self.tail() if streamed else answer.body, None, None,
+            answer.status, answer.headers, self.tail() if streamed else answer.body, gate, place,
             lines,
         )  # fmt: skip
         self._give_up(resumed)
@@ -425,6 +436,8 @@ async def gateway_on(
             LedgerWriter, lambda: connect(given.database_url), given.lane
         )
         hot = Hot(given, directory, writer, upstream, books, cast(Any, None))
+        if Watcher.wanted(given):
+            hot.watcher = Watcher(given, hot.clock, lambda _: None, lambda: 0)
         door = Door(hot.serve, hot.turned_away, None, 1_000_000, frozenset())
         gateway = Gateway(market, hot, door)
         server = await asyncio.get_running_loop().create_server(gateway.protocol, "127.0.0.1", 0)

@@ -19,24 +19,41 @@ class NoSanitizer(Exception):
     """There is no compiler here, or none with these sanitizers; the words say what is missing."""
 
 
-def sanitized(folder: Path) -> dict[str, str]:
-    """Compile into `folder`; return what the environment of a process must have that loads it (`use`)."""
+ADDRESSES, THREADS = "sanitized", "threads"
+_LIBRARIES = {ADDRESSES: "libasan.so", THREADS: "libtsan.so"}
+
+
+def sanitized(folder: Path, variant: str = ADDRESSES) -> dict[str, str]:
+    """Compile a variant into `folder`; return the environment in which Python and its children load it.
+
+    What a sanitizer has to say it says to the file `folder`/report.<process>, and ends the process.
+    """
     try:
         compiler = build._compiler()
-        preloaded = [_library(compiler, name) for name in ("libasan.so", "libstdc++.so")]
-        build.place(build.build("sanitized"), folder)
+        preloaded = [_library(compiler, name) for name in (_LIBRARIES[variant], "libstdc++.so")]
+        core = build.place(build.build(variant), folder)
     except build.Unbuildable as missing:
         raise NoSanitizer(str(missing)) from None
+    known = os.environ.get("PYTHONPATH", "")
+    log = f"log_path={folder / 'report'}"
     return {
+        "OTHER_CORE": str(core),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "other_core"), known]),
         # Python itself knows nothing of sanitizers, so they have to be there before it; and what they know
         # of memory comes from malloc, which Python asks for large pieces only unless it is told otherwise.
         "LD_PRELOAD": " ".join(preloaded),
         "PYTHONMALLOC": "malloc",
         # Python never returns all of its memory, so that leaks are looked for by its growth (`allocated`).
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1:quarantine_size_mb=16:"
-        "allocator_may_return_null=1",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
+        f"allocator_may_return_null=1:{log}",
+        "UBSAN_OPTIONS": f"print_stacktrace=1:{log}",
+        "TSAN_OPTIONS": f"halt_on_error=1:report_signal_unsafe=0:{log}",
     }
+
+
+def reports(folder: Path) -> str:
+    """Return what sanitizers have said."""
+    return "\n".join(path.read_text() for path in sorted(folder.glob("report.*")))
 
 
 def _library(compiler: list[str], name: str) -> str:
@@ -45,17 +62,6 @@ def _library(compiler: list[str], name: str) -> str:
     if not Path(path).is_absolute():
         raise NoSanitizer(f"{shlex.join(compiler)} has no {name}")
     return path
-
-
-def use(folder: Path) -> None:
-    """Let this process, started with the environment of `sanitized`, load the extension of that folder."""
-    from marketplace.gateway import express
-
-    express.__path__.insert(0, str(folder))
-    from marketplace.gateway.express import _core
-
-    assert _core.__file__ is not None
-    assert Path(_core.__file__).parent == folder
 
 
 def _sanitizer() -> ctypes.CDLL:

@@ -46,7 +46,9 @@ bool read_each(PyObject* sequence, Read read) {
   PyObject* items = PySequence_Fast(sequence, "a sequence is needed");
   if (items == nullptr) return false;
   bool good = true;
-  for (Py_ssize_t n = 0; good && n < PySequence_Fast_GET_SIZE(items); ++n) good = read(PySequence_Fast_GET_ITEM(items, n));
+  for (Py_ssize_t n = 0; good && n < PySequence_Fast_GET_SIZE(items); ++n) {
+    good = read(PySequence_Fast_GET_ITEM(items, n));
+  }
   Py_DECREF(items);
   return good;
 }

@@ -33,7 +33,7 @@ std::string insertion(const char* table, const std::string& columns, std::size_t
   return sql;
 }
 
-void bind(Statement& statement, int at, const Value& value) {
+void bind(SqliteStatement& statement, int at, const Value& value) {
   if (value.is_text) {
     statement.bind(at, View(value.text));
   } else {
@@ -54,7 +54,7 @@ bool same(const Value& one, const Value& other) {
   return one.is_text ? one.text == other.text : one.number == other.number;
 }
 
-bool same(const Statement& row, int column, const Value& value) {
+bool same(const SqliteStatement& row, int column, const Value& value) {
   if (value.is_text) return row.is_text(column) && row.text(column) == value.text;
   return row.is_number(column) && row.number(column) == value.number;
 }
@@ -70,7 +70,7 @@ bool is_row(const Charge& charge) {
 
 }  // namespace
 
-Booking::Booking(Connection& connection, i64 lane, i64 clearing)
+Booking::Booking(SqliteConnection& connection, i64 lane, i64 clearing)
     : connection_(connection), lane_(lane), clearing_(clearing) {
   version_ = connection.prepare("PRAGMA data_version");
   lane_row_ = connection.prepare("SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=?");
@@ -312,7 +312,7 @@ void Booking::write_accounts() {
 void Booking::write_transfers() {
   for (std::size_t first = 0; first < transfers_.size(); first += MOST_ROWS) {
     std::size_t rows = std::min(MOST_ROWS, transfers_.size() - first);
-    Statement& insert = insert_transfers_[rows];
+    SqliteStatement& insert = insert_transfers_[rows];
     if (!insert) insert = connection_.prepare(insertion("ledger_transfer", TRANSFER_NAMES, rows));
     int at = 1;
     for (std::size_t n = first; n < first + rows; ++n) {
@@ -337,7 +337,7 @@ void Booking::write_transfers() {
 void Booking::write_events() {
   for (std::size_t first = 0; first < events_.size(); first += MOST_ROWS) {
     std::size_t rows = std::min(MOST_ROWS, events_.size() - first);
-    Statement& insert = insert_events_[rows];
+    SqliteStatement& insert = insert_events_[rows];
     if (!insert) insert = connection_.prepare(insertion("usage_event", USAGE_NAMES + std::string(", lane, seq"), rows));
     int at = 1;
     for (std::size_t n = first; n < first + rows; ++n) {

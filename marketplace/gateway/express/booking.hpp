@@ -16,7 +16,7 @@ struct LedgerCorrupt {};
 
 class Booking {
  public:
-  Booking(Connection& connection, i64 lane, i64 clearing);
+  Booking(SqliteConnection& connection, i64 lane, i64 clearing);
 
   // Decides each of the `count` charges in turn and writes what is booked; `outcomes` says for each what is true as
   // soon as the transaction is durable. With `careful`, ids that are known already are looked for: such a charge is
@@ -58,10 +58,10 @@ class Booking {
   void write_events();
   void write_batch();
 
-  Connection& connection_;
+  SqliteConnection& connection_;
   const i64 lane_, clearing_;
-  Statement version_, lane_row_, read_account_, read_event_, update_account_, insert_batch_;
-  std::vector<Statement> insert_transfers_, insert_events_;  // by the number of rows
+  SqliteStatement version_, lane_row_, read_account_, read_event_, update_account_, insert_batch_;
+  std::vector<SqliteStatement> insert_transfers_, insert_events_;  // by the number of rows
 
   i64 seen_version_ = 0;  // the database's version at which what follows was as it is here
   bool remembers_ = false;

@@ -1,6 +1,6 @@
 """Compile the express lane into this folder.
 
-    python -m marketplace.gateway.express.build [--debug | --sanitized] [--ahead | --into FOLDER]
+    python -m marketplace.gateway.express.build [--debug | --sanitized | --threads] [--ahead | --into FOLDER]
 
 `make up` and `make test` do this, and `hatch_build.py` for a wheel or an editable installation. What has
 to be compiled is decided by what the files say, so that asking again costs nothing. From the environment:
@@ -47,6 +47,7 @@ VARIANTS = {
     "debug": "-Og -g3 -D_GLIBCXX_ASSERTIONS",
     "sanitized": "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined "
     "-fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS -D_GLIBCXX_SANITIZE_VECTOR",
+    "threads": "-O1 -g1 -fno-omit-frame-pointer -fsanitize=thread",
 }
 _LINK = ["-shared", "-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,--as-needed"]
 _LIBRARIES = ["-ldl", "-lpthread"]
@@ -248,7 +249,7 @@ def main() -> int:
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m marketplace.gateway.express.build")
-    for variant in ("debug", "sanitized"):
+    for variant in ("debug", "sanitized", "threads"):
         parser.add_argument(
             f"--{variant}",
             dest="variant",

@@ -56,8 +56,6 @@ Ref as_tuple(const std::vector<Value>& row) {
   return made;
 }
 
-bool is_conflict(PyObject* error) { return View(Py_TYPE(error)->tp_name) == "Conflict"; }
-
 }  // namespace
 
 bool LaneState::prepare() {
@@ -348,7 +346,6 @@ void Call::charged(std::unique_ptr<Charge> charge, Outcome outcome) {
   if (outcome == Outcome::booked) {
     booked();
   } else if (outcome == Outcome::unsure) {
-    unsure_ = true;
     charge_in_python(*charge);
   } else {
     settling_ = false;
@@ -358,8 +355,7 @@ void Call::charged(std::unique_ptr<Charge> charge, Outcome outcome) {
 
 void Call::charged_by_python(PyObject* error) {
   waiting_.drop();
-  // Who else would have used this id: the try that was unsure has been booked after all.
-  if (error == nullptr || (unsure_ && is_conflict(error))) {
+  if (error == nullptr) {
     booked();
     return;
   }

@@ -119,7 +119,7 @@ class Call final : public Reader {
   StreamReader reader_;
   std::int64_t began_us_ = 0, held_at_us_ = 0, first_token_us_ = 0, answered_at_us_ = 0, ended_us_ = 0;
   std::int64_t input_tokens_ = 0, max_tokens_ = 0;
-  bool streamed_ = false, include_usage_ = false, head_out_ = false, settling_ = false, unsure_ = false;
+  bool streamed_ = false, include_usage_ = false, head_out_ = false, settling_ = false;
 };
 
 }  // namespace express

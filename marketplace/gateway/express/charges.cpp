@@ -1,7 +1,5 @@
 #include "charges.hpp"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -15,8 +13,8 @@
 #include <new>
 #include <thread>
 
-#include "booking.hpp"
-#include "sqlite.hpp"
+#include "company.hpp"
+#include "ledger_session.hpp"
 #include "turns.hpp"
 
 namespace express {
@@ -27,118 +25,8 @@ using Clock = Turns::Clock;
 using std::chrono::milliseconds;
 
 constexpr std::size_t MOST_AT_ONCE = 512;
-constexpr int LONG_LOG = 1000;  // pages after which the log is written into the database, as SQLite has it
 // How long one sleeps between two looks at somebody else's lock: what SQLite's own busy handler does.
 constexpr int DELAYS_MS[] = {1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50, 100};
-
-// When a batch is worth a moment's wait for more charges, and for how many: `marketplace.ledger.company`.
-class Company {
- public:
-  static constexpr auto WAIT = milliseconds(1);
-
-  std::size_t expected(std::size_t queued) const {
-    return queued < crowd_ && per_s_ * WAIT_S >= WORTH ? crowd_ : 0;
-  }
-  void began(std::size_t count, double now) {
-    double passed = std::max(now - began_, 1e-6);
-    per_s_ += (static_cast<double>(count) / passed - per_s_) * std::min(1.0, passed / (4 * WAIT_S));
-    began_ = now;
-  }
-  void answered(std::size_t count, std::size_t queued) { crowd_ = count + queued; }
-
- private:
-  static constexpr double WAIT_S = 0.001, WORTH = 4.0;
-  std::size_t crowd_ = 0;
-  double per_s_ = 0, began_ = 0;
-};
-
-// A connection that is ours alone, as `catalog.ground.driver.connect` and `SqliteDialect` set theirs up: where SQLite
-// would sync the log at each COMMIT, we do it ourselves, when the lock is free again.
-class Session {
- public:
-  Session(const SqliteLibrary& library, const std::string& path, i64 lane, i64 clearing, int patience_ms)
-      : connection_(library, path), log_path_(set_up(patience_ms)), begin_(connection_.prepare("BEGIN IMMEDIATE")),
-        commit_(connection_.prepare("COMMIT")), booking_(connection_, lane, clearing), patience_ms_(patience_ms) {
-    if (!log_path_.empty()) connection_.take_checkpoints();
-  }
-  ~Session() {
-    if (log_ >= 0) ::close(log_);
-  }
-
-  // BEGIN IMMEDIATE: true, or false when somebody else has the lock. Whoever asks waits outside.
-  bool begin() {
-    connection_.wait_for(0);
-    int code = begin_.step_once();
-    connection_.wait_for(patience_ms_);
-    if (code == sqlite::DONE) return true;
-    if (sqlite::kind_of(code) == sqlite::BUSY) return false;
-    throw SqliteError{code};
-  }
-
-  void commit() { commit_.run(); }
-
-  // False when it is not known whether what has been committed is on disk.
-  bool sync() {
-    if (log_path_.empty()) return true;
-    // It is there by now, and the same file for as long as anybody is connected.
-    if (log_ < 0) log_ = ::open(log_path_.c_str(), O_RDONLY | O_CLOEXEC);
-    int failed = -1;
-    do {
-      failed = log_ < 0 ? -1 : fdatasync(log_);
-    } while (failed != 0 && log_ >= 0 && errno == EINTR);
-    return failed == 0;
-  }
-
-  // Takes back what is not committed; false when that is not to be had and the connection has to go.
-  bool roll_back() noexcept {
-    booking_.forget();
-    try {
-      if (connection_.in_transaction()) connection_.execute("ROLLBACK");
-      return !connection_.in_transaction();
-    } catch (const SqliteError&) {
-      return false;
-    }
-  }
-
-  // Writes and syncs everything into the database itself, so that nothing depends on the log as it was.
-  bool empty_log() {
-    connection_.wait_for(std::min(patience_ms_, 1000));
-    bool empty = connection_.empty_log();
-    connection_.wait_for(patience_ms_);
-    return empty;
-  }
-
-  void tidy() {
-    if (connection_.log_pages() >= LONG_LOG) connection_.checkpoint();
-  }
-
-  Booking& booking() { return booking_; }
-  bool in_transaction() const { return connection_.in_transaction(); }
-
- private:
-  std::string set_up(int patience_ms) {
-    connection_.wait_for(patience_ms);
-    for (const char* pragma : {"PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON",
-                               "PRAGMA cache_size = -6144"}) {
-      connection_.execute(pragma);
-    }
-    std::string path;
-    Statement mode = connection_.prepare("PRAGMA journal_mode"), list = connection_.prepare("PRAGMA database_list");
-    bool has_log = mode.row() && mode.text(0) == "wal" && list.row() && !list.text(2).empty();
-    if (has_log) path = std::string(list.text(2)) + "-wal";
-    mode.reset();
-    list.reset();
-    if (has_log) connection_.execute("PRAGMA synchronous = NORMAL");
-    return path;
-  }
-
-  Connection connection_;
-  std::string log_path_;  // empty where SQLite syncs by itself
-  Statement begin_, commit_;
-  Booking booking_;
-  int patience_ms_;
-  int log_ = -1;
-};
 
 class Writer final : public ChargeWriter {
  public:
@@ -387,7 +275,7 @@ class Writer final : public ChargeWriter {
     return false;
   }
 
-  void open_session() { session_ = std::make_unique<Session>(library_, path_, lane_, clearing_, patience_ms_); }
+  void open_session() { session_ = std::make_unique<LedgerSession>(library_, path_, lane_, clearing_, patience_ms_); }
 
   // After a sync that has failed, the system may say of later ones that they did well while the log has a hole
   // (it tells of an error once, and takes the pages for written). Then nothing is booked before all that is in the
@@ -415,7 +303,7 @@ class Writer final : public ChargeWriter {
 
   // Of the writing thread.
   std::thread thread_;
-  std::unique_ptr<Session> session_;
+  std::unique_ptr<LedgerSession> session_;
   Company company_;
   Clock::time_point deadline_;
   bool distrusts_log_ = false;
@@ -430,7 +318,8 @@ std::unique_ptr<ChargeWriter> ChargeWriter::open(const std::string& path, i64 la
                                                  double patience_s) {
   const SqliteLibrary* library = SqliteLibrary::of_python(why);
   if (library == nullptr) return nullptr;
-  auto writer = std::make_unique<Writer>(*library, path, lane, clearing, static_cast<int>(patience_s * 1000));
+  int patience_ms = static_cast<int>(std::clamp(patience_s, 0.0, 1e6) * 1000);
+  auto writer = std::make_unique<Writer>(*library, path, lane, clearing, patience_ms);
   if (!writer->start(why)) return nullptr;
   return writer;
 }

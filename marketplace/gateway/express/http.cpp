@@ -86,8 +86,8 @@ Meaning meaning(View name) {
     case 11: return same(name, "traceparent") ? Meaning::unusual : Meaning::none;
     case 13: return same(name, "authorization") ? Meaning::authorization : Meaning::none;
     case 14: return same(name, "content-length") ? Meaning::length : Meaning::none;
-    case 15:
-      return same(name, "idempotency-key") || same(name, "x-forwarded-for") ? Meaning::unusual : Meaning::none;
+    // Who has been forwarded matters for keys of some networks only, and calls of those are never the lane's.
+    case 15: return same(name, "idempotency-key") ? Meaning::unusual : Meaning::none;
     case 16:
       // llhttp reads the one as it reads `connection`.
       return same(name, "proxy-connection") || same(name, "content-encoding") ? Meaning::unusual : Meaning::none;

@@ -65,7 +65,10 @@ class Open : public Express {
  public:
   explicit Open(PyObject* hooks) : lane_(hooks) {}
   ~Open() override {
-    if (lane_.charges) lane_.charges->close();
+    if (!lane_.charges) return;
+    Py_BEGIN_ALLOW_THREADS;
+    lane_.charges->close();
+    Py_END_ALLOW_THREADS;
   }
 
   bool prepare() { return lane_.prepare(); }
@@ -167,7 +170,11 @@ PyObject* Open::open_charges(PyObject* arguments) {
   long long lane = 0, clearing = 0;
   if (!PyArg_ParseTuple(arguments, "sLL", &path, &lane, &clearing)) return nullptr;
   std::string why;
-  lane_.charges = ChargeWriter::open(path, lane, clearing, why);
+  const std::string file = path;
+  // Without the interpreter's lock: Python's writer may hold the database's, and need ours to let go of it.
+  Py_BEGIN_ALLOW_THREADS;
+  lane_.charges = ChargeWriter::open(file, lane, clearing, why);
+  Py_END_ALLOW_THREADS;
   if (lane_.charges) {
     lane_.wire->watch(
         lane_.charges->ready(), [](void* whose) { static_cast<LaneState*>(whose)->collect(); }, &lane_);

@@ -14,12 +14,13 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
-from catalog.ground.clock import now_us
+from catalog.ground.clock import SECOND_US, now_us
 from catalog.ground.driver import connect, sqlite_path
 from marketplace.gateway.caps import KeyCaps
 from marketplace.gateway.counters import Counters
@@ -49,7 +50,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048
 _LOOK_S = 0.1
 _MOST_KNOWN = 20_000
-_LOCAL = "localhost"
+_NAMED_US = 30 * SECOND_US
+"""How long a name is taken to stand for the address to which Python's client had a connection."""
 
 
 def core_type() -> type[Core] | None:
@@ -61,10 +63,23 @@ def core_type() -> type[Core] | None:
     return Core
 
 
-def is_wanted(options: Options, hot: Hot) -> bool:
-    """Return whether compiled code may serve: nobody is to be told of each call, and time is the system's."""
-    told_of_each = options.log == "json" or options.trace_ratio > 0
-    return options.gateway_express == "auto" and not told_of_each and hot.clock is now_us
+def is_wanted(options: Options) -> bool:
+    """Return whether compiled code may serve. It makes no traces."""
+    return options.gateway_express == "auto" and not options.trace_ratio
+
+
+def turn_of(options: Options) -> AbstractContextManager[Any] | None:
+    """Return the turn that Python's writer takes where a compiled one may book on the same database."""
+    if core_type() is None or not is_wanted(options) or not is_sqlite(options):
+        return None
+    from marketplace.gateway.express._core import Turn
+
+    return Turn()
+
+
+def is_sqlite(options: Options) -> bool:
+    """Return whether the ledger is an SQLite file, for which there is a compiled writer."""
+    return options.database_url.startswith("sqlite")
 
 
 class _Records(NamedTuple):
@@ -74,11 +89,13 @@ class _Records(NamedTuple):
     record: ListingRecord
     payer: OrgLadder
     caps: KeyCaps
+    until_us: int
 
-    def are_of(self, call: Call) -> bool:
-        """Return whether they are the same objects that a call has."""
+    def are_of(self, call: Call, at_us: int) -> bool:
+        """Return whether they are the same objects that a call has, and still good."""
         return (
-            self.record is call.record
+            self.until_us > at_us
+            and self.record is call.record
             and self.payer is call.payer
             and self.key is call.key
             and self.caps is call.caps
@@ -117,7 +134,7 @@ class Express:
     async def start(self) -> None:
         """Open the compiled writer of charges where there is one for the database, and serve."""
         options = self._hot.options
-        if options.database_url.startswith("sqlite"):
+        if is_sqlite(options):
             path = sqlite_path(options.database_url)
             lane = await asyncio.to_thread(
                 _open_lane, options.database_url, f"{options.lane}-express"
@@ -161,21 +178,22 @@ class Express:
     def learn(self, secret: str, name: str, call: Call) -> None:
         """Let calls like this one be served by compiled code, where everything about them is plain."""
         known = self._known.get((call.key.id, name))
-        if known is not None and known.are_of(call):
+        if known is not None and known.are_of(call, now_us()):
             return
         if self._leaving or not self._hot.reserves.stand_for(call):
             return
         try:
             if len(self._known) >= _MOST_KNOWN:
                 self.forgets(None)
-            self._known[(call.key.id, name)] = _Records(
-                call.key, call.record, call.payer, call.caps
-            )
             self._payers.add(id(call.payer))
             ways = ways_of(self._hot, secret, name, call)
             if ways is None:
-                del self._known[(call.key.id, name)]
-            elif ways:
+                return  # the next call may know more
+            until_us = ways[0].until_us if ways else call.record.until_us
+            self._known[(call.key.id, name)] = _Records(
+                call.key, call.record, call.payer, call.caps, until_us
+            )
+            if ways:
                 gate = self._hot.turns.gate(call.record)
                 self._core.lane("learn", bytes.fromhex(digest(secret)), name, ways, gate)
         except Exception:
@@ -261,11 +279,14 @@ def ways_of(hot: Hot, secret: str, name: str, call: Call) -> tuple[Terms, ...] |
         return ()  # its turn comes behind those who pay
     if len(endpoints) == 1 and endpoints[0].weight <= 0:
         return ()  # among several the router sees to it
-    if not all(_is_steady(engine) for engine in endpoints):
+    hosts = [_plain_host(engine) for engine in endpoints]
+    if None in hosts:
         return ()
     ends = [record.until_us, call.payer.good_until_us, call.caps.good_until_us]
     if key.expires_at_us is not None:
         ends.append(key.expires_at_us)
+    if not all(_is_numeric(host) for host in hosts if host):
+        ends.append(now_us() + _NAMED_US)
     quotas = hot.quotas.of(key, record)
     ways = []
     for engine in endpoints:
@@ -288,18 +309,17 @@ def ways_of(hot: Hot, secret: str, name: str, call: Call) -> tuple[Terms, ...] |
     return tuple(ways)
 
 
-def _is_steady(endpoint: EndpointRecord) -> bool:
-    """Return whether an engine is asked over plain HTTP, at an address that no name server changes."""
+def _plain_host(endpoint: EndpointRecord) -> str | None:
+    """Return the host of an engine that is asked over plain HTTP, None for any other."""
     where = urlsplit(endpoint.url)
-    host = where.hostname or ""
-    return where.scheme == "http" and (host == _LOCAL or _is_numeric(host))
+    return where.hostname if where.scheme == "http" else None
 
 
 def _address(upstream: Upstream, endpoint: EndpointRecord) -> tuple[str, int] | None:
-    """Return where an engine listens; None while nobody knows what `localhost` is: it may be two."""
+    """Return where an engine listens; None while nobody knows what its name stands for."""
     where = urlsplit(endpoint.url)
     host = where.hostname or ""
-    return upstream.reached_at(endpoint) if host == _LOCAL else (host, where.port or 80)
+    return (host, where.port or 80) if _is_numeric(host) else upstream.reached_at(endpoint)
 
 
 def _is_numeric(host: str) -> bool:

@@ -162,6 +162,21 @@ bool read_stream_options(View value, bool& include_usage) {
   });
 }
 
+// Some encoders escape the slash (PHP's does), so a listing's name may come with escapes.
+bool read_model(View value, Asked& asked) {
+  Cursor at(value, 0, Numbers::ordinary);
+  Text text;
+  if (value.size() <= 2 || at.next() != '"' || !at.string(text)) return false;
+  if (!text.escaped) {
+    asked.model = text.bytes;
+    return true;
+  }
+  if (text.spelled) return false;
+  asked.unescaped_model = unescaped(text);
+  asked.model = asked.unescaped_model;
+  return true;
+}
+
 bool read_field(Kind kind, View value, Asked& asked, std::int64_t& max_tokens, std::int64_t& max_completion_tokens) {
   switch (kind) {
     case Kind::plain: return true;
@@ -176,10 +191,7 @@ bool read_field(Kind kind, View value, Asked& asked, std::int64_t& max_tokens, s
     case Kind::stream_options: return read_stream_options(value, asked.include_usage);
     case Kind::max_tokens: return read_bound(value, max_tokens);
     case Kind::max_completion_tokens: return read_bound(value, max_completion_tokens);
-    case Kind::model:
-      if (value.size() <= 2 || value.front() != '"' || value.find('\\') != View::npos) return false;
-      asked.model = value.substr(1, value.size() - 2);
-      return true;
+    case Kind::model: return read_model(value, asked);
   }
   return false;
 }

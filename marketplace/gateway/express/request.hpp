@@ -17,6 +17,7 @@ struct Field {
 struct Asked {
   std::vector<Field> fields;  // in the order of the body
   View model;                 // what is asked for, as a name
+  std::string unescaped_model;  // where it stands, if it came with escapes
   bool stream = false;
   bool include_usage = false;        // stream_options.include_usage
   View prompt_cache_key;             // as a name without escapes, '' when there is none (with them: declined)

@@ -33,9 +33,11 @@ bool look_up(void* handle, const char* name, Function*& function) {
 }
 
 bool look_up_all(void* handle, SqliteLibrary& library) {
-  return look_up(handle, "sqlite3_open_v2", library.open_v2) && look_up(handle, "sqlite3_close_v2", library.close_v2) &&
+  return look_up(handle, "sqlite3_open_v2", library.open_v2) &&
+         look_up(handle, "sqlite3_close_v2", library.close_v2) &&
          look_up(handle, "sqlite3_extended_result_codes", library.extended_result_codes) &&
-         look_up(handle, "sqlite3_busy_timeout", library.busy_timeout) && look_up(handle, "sqlite3_exec", library.exec) &&
+         look_up(handle, "sqlite3_busy_timeout", library.busy_timeout) &&
+         look_up(handle, "sqlite3_exec", library.exec) &&
          look_up(handle, "sqlite3_changes", library.changes) &&
          look_up(handle, "sqlite3_get_autocommit", library.get_autocommit) &&
          look_up(handle, "sqlite3_prepare_v3", library.prepare_v3) &&
@@ -95,35 +97,36 @@ const SqliteLibrary* SqliteLibrary::of_python(std::string& why) {
   return &library;
 }
 
-Statement::Statement(Statement&& other) noexcept : library_(other.library_), statement_(other.statement_) {
+SqliteStatement::SqliteStatement(SqliteStatement&& other) noexcept
+    : library_(other.library_), statement_(other.statement_) {
   other.statement_ = nullptr;
 }
 
-Statement& Statement::operator=(Statement&& other) noexcept {
+SqliteStatement& SqliteStatement::operator=(SqliteStatement&& other) noexcept {
   std::swap(library_, other.library_);
   std::swap(statement_, other.statement_);
   return *this;
 }
 
-Statement::~Statement() {
+SqliteStatement::~SqliteStatement() {
   if (statement_ != nullptr) library_->finalize(statement_);
 }
 
-void Statement::check(int code) {
+void SqliteStatement::check(int code) {
   if (code != sqlite::OK) throw SqliteError{code};
 }
 
-void Statement::bind(int at, std::int64_t number) { check(library_->bind_int64(statement_, at, number)); }
+void SqliteStatement::bind(int at, std::int64_t number) { check(library_->bind_int64(statement_, at, number)); }
 
-void Statement::bind(int at, View text) {
+void SqliteStatement::bind(int at, View text) {
   // A null pointer would be NULL, and an empty text is none. Without a destructor SQLite makes no copy.
   const char* bytes = text.data() == nullptr ? "" : text.data();
   check(library_->bind_text64(statement_, at, bytes, text.size(), nullptr, UTF8));
 }
 
-void Statement::bind_null(int at) { check(library_->bind_null(statement_, at)); }
+void SqliteStatement::bind_null(int at) { check(library_->bind_null(statement_, at)); }
 
-bool Statement::row() {
+bool SqliteStatement::row() {
   int code = library_->step(statement_);
   if (code == sqlite::ROW) return true;
   reset();
@@ -131,32 +134,34 @@ bool Statement::row() {
   return false;
 }
 
-void Statement::run() {
+void SqliteStatement::run() {
   int code = step_once();
   if (code != sqlite::DONE && code != sqlite::ROW) throw SqliteError{code};
 }
 
-int Statement::step_once() {
+int SqliteStatement::step_once() {
   int code = library_->step(statement_);
   reset();
   return code;
 }
 
-void Statement::reset() { library_->reset(statement_); }  // what it says has been said by `step`
+void SqliteStatement::reset() { library_->reset(statement_); }  // what it says has been said by `step`
 
-bool Statement::is_text(int column) const { return library_->column_type(statement_, column) == sqlite::TEXT; }
+bool SqliteStatement::is_text(int column) const { return library_->column_type(statement_, column) == sqlite::TEXT; }
 
-bool Statement::is_number(int column) const { return library_->column_type(statement_, column) == sqlite::INTEGER; }
+bool SqliteStatement::is_number(int column) const {
+  return library_->column_type(statement_, column) == sqlite::INTEGER;
+}
 
-std::int64_t Statement::number(int column) const { return library_->column_int64(statement_, column); }
+std::int64_t SqliteStatement::number(int column) const { return library_->column_int64(statement_, column); }
 
-View Statement::text(int column) const {
+View SqliteStatement::text(int column) const {
   auto bytes = reinterpret_cast<const char*>(library_->column_text(statement_, column));
   if (bytes == nullptr) return {};
   return {bytes, static_cast<std::size_t>(library_->column_bytes(statement_, column))};
 }
 
-Connection::Connection(const SqliteLibrary& library, const std::string& path) : library_(library) {
+SqliteConnection::SqliteConnection(const SqliteLibrary& library, const std::string& path) : library_(library) {
   int code = library_.open_v2(path.c_str(), &database_, READ_WRITE | NO_MUTEX, nullptr);
   if (code == sqlite::OK) code = library_.extended_result_codes(database_, 1);
   if (code != sqlite::OK) {
@@ -165,28 +170,28 @@ Connection::Connection(const SqliteLibrary& library, const std::string& path) : 
   }
 }
 
-Connection::~Connection() { library_.close_v2(database_); }
+SqliteConnection::~SqliteConnection() { library_.close_v2(database_); }
 
-void Connection::wait_for(int milliseconds) { library_.busy_timeout(database_, milliseconds); }
+void SqliteConnection::wait_for(int milliseconds) { library_.busy_timeout(database_, milliseconds); }
 
-void Connection::execute(const char* sql) {
+void SqliteConnection::execute(const char* sql) {
   int code = library_.exec(database_, sql, nullptr, nullptr, nullptr);
   if (code != sqlite::OK) throw SqliteError{code};
 }
 
-Statement Connection::prepare(const std::string& sql) {
+SqliteStatement SqliteConnection::prepare(const std::string& sql) {
   sqlite3_stmt* statement = nullptr;
   int length = static_cast<int>(sql.size()) + 1;  // with its end, so that SQLite needs no copy
   int code = library_.prepare_v3(database_, sql.c_str(), length, PERSISTENT, &statement, nullptr);
   if (code != sqlite::OK) throw SqliteError{code};
-  return Statement(library_, statement);
+  return SqliteStatement(library_, statement);
 }
 
-void Connection::take_checkpoints() { library_.wal_hook(database_, note_log, &log_pages_); }
+void SqliteConnection::take_checkpoints() { library_.wal_hook(database_, note_log, &log_pages_); }
 
-void Connection::checkpoint() { library_.wal_checkpoint_v2(database_, "main", PASSIVE, nullptr, nullptr); }
+void SqliteConnection::checkpoint() { library_.wal_checkpoint_v2(database_, "main", PASSIVE, nullptr, nullptr); }
 
-bool Connection::empty_log() {
+bool SqliteConnection::empty_log() {
   return library_.wal_checkpoint_v2(database_, "main", TRUNCATE, nullptr, nullptr) == sqlite::OK;
 }
 

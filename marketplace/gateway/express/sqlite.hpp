@@ -54,13 +54,13 @@ struct SqliteError {
 };
 
 // A prepared statement. Texts that are bound must live until it has been stepped and reset.
-class Statement {
+class SqliteStatement {
  public:
-  Statement() = default;
-  Statement(const SqliteLibrary& library, sqlite3_stmt* statement) : library_(&library), statement_(statement) {}
-  Statement(Statement&& other) noexcept;
-  Statement& operator=(Statement&& other) noexcept;
-  ~Statement();
+  SqliteStatement() = default;
+  SqliteStatement(const SqliteLibrary& library, sqlite3_stmt* statement) : library_(&library), statement_(statement) {}
+  SqliteStatement(SqliteStatement&& other) noexcept;
+  SqliteStatement& operator=(SqliteStatement&& other) noexcept;
+  ~SqliteStatement();
   explicit operator bool() const { return statement_ != nullptr; }
 
   // Throws `SqliteError`, as all of these do. Columns of the statement are numbered from 1 here, of a row from 0.
@@ -84,16 +84,16 @@ class Statement {
 };
 
 // A connection for one thread at a time.
-class Connection {
+class SqliteConnection {
  public:
-  Connection(const SqliteLibrary& library, const std::string& path);  // of an existing file
-  Connection(const Connection&) = delete;
-  Connection& operator=(const Connection&) = delete;
-  ~Connection();
+  SqliteConnection(const SqliteLibrary& library, const std::string& path);  // of an existing file
+  SqliteConnection(const SqliteConnection&) = delete;
+  SqliteConnection& operator=(const SqliteConnection&) = delete;
+  ~SqliteConnection();
 
   void wait_for(int milliseconds);  // how long a statement waits for others' locks
   void execute(const char* sql);
-  Statement prepare(const std::string& sql);  // to be run many times
+  SqliteStatement prepare(const std::string& sql);  // to be run many times
   int changes() const { return library_.changes(database_); }
   bool in_transaction() const { return library_.get_autocommit(database_) == 0; }
 

@@ -21,7 +21,7 @@ from support.fault_database import Disk
 from support.ledger_world import T0, World, usage
 
 from catalog.ground.database import Database
-from catalog.ground.errors import Conflict, PaymentRequired, TokenMartError
+from catalog.ground.errors import Conflict, LedgerCorrupt, PaymentRequired, TokenMartError
 from marketplace.ledger.accounts import open_lane
 from marketplace.ledger.chart import Code, Rule
 from marketplace.ledger.dialect import EVENT_COLUMNS, TRANSFER_COLUMNS
@@ -318,6 +318,19 @@ def test_python_and_compiled_writer_share_a_ledger(ledger: Ledger) -> None:
     once = sum(tx in there for tx in shared)
     assert len(there) == once + owned + len(held)
     assert ledger.world.totals(wallet) == (0, 2 * once + 3 * owned + 5 * len(held), 1_000)
+
+
+def test_pythons_writer_gives_its_turn_back_whatever_happens(
+    ledger: Ledger, booker: Booker
+) -> None:
+    writer = LedgerWriter(ledger.database.raw_connection, "python", core.Turn())
+    assert booker.do(ledger.charge("c1")) == "booked"
+    bad = _balanced(ledger, Leg(ledger.wallet, -1, ledger.world.clearing))
+    for spoiled, error in ((ledger.charge("c1"), Conflict), (bad, LedgerCorrupt)):
+        with pytest.raises(error):
+            writer.submit(spoiled)
+        assert booker.do(ledger.charge(f"after {error}")) == "booked"
+    writer.close()
 
 
 def test_whoever_waits_longest_has_the_next_turn() -> None:

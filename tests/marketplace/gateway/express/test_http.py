@@ -87,7 +87,7 @@ class Parsed:
         (START + b"content-length: 2\r\n" + name + b": x\r\n\r\n", None)
         for name in (
             *(b"Transfer-Encoding", b"expect", b"UPGRADE", b"idempotency-key", b"traceparent"),
-            *(b"tracestate", b"x-forwarded-for", b"X-Api-Key", b"content-encoding"),
+            *(b"tracestate", b"X-Api-Key", b"content-encoding"),
             b"proxy-connection",
         )
     ],

@@ -19,7 +19,15 @@ import msgspec
 import pytest
 from support.express_stand_in import Caller, Gateway, gateway_on, unchunked
 from support.market import Market, environment_of
-from support.upstream import Asked, Reply, Upstream, add_endpoint, refuses, usual
+from support.upstream import (
+    Asked,
+    Reply,
+    Upstream,
+    add_endpoint,
+    change_endpoints,
+    refuses,
+    usual,
+)
 from support.upstream_answers import chat_usage, data
 
 from catalog.ground.clock import now_us
@@ -69,6 +77,8 @@ class Fault:
     fields: dict[str, Any] = field(default_factory=dict)
     leaves: Callable[[Upstream, bytes], bool] | None = None
     engines: int = 1
+    places: int | None = None
+    """How many calls each engine takes at once."""
 
 
 def says(*replies: Any) -> Script:
@@ -174,6 +184,12 @@ FAULTS = {
     "the next engine streams": Fault(says(refuses(500)), USAGE, engines=2),
     "the next engine for one that is away": Fault(Upstream.down, engines=2),
     "the next engine for one that is silent": Fault(says(Reply({}, waits=True)), engines=2),
+    "in its turn": Fault(whole(), places=8),
+    "in its turn, status 500": Fault(says(refuses(500)), places=8),
+    "in its turn, a stream that is left": Fault(
+        stream(waits=True, after=3), STREAM, lambda _, told: told.count(b"data: ") == 3, places=8
+    ),
+    "in its turn, the next engine": Fault(says(refuses(500)), engines=2, places=8),
     "no other engine for what has begun": Fault(
         stream(fails="close", after=3), STREAM, engines=2
     ),
@@ -193,6 +209,8 @@ async def _met(
     for number, engine in enumerate(mine[1:], 1):
         # The lane chooses as Python does; here both meet the fault first.
         await asyncio.to_thread(add_endpoint, market, slug, engine, priority=number)
+    if fault.places is not None:
+        await asyncio.to_thread(change_endpoints, market, slug, max_concurrency=fault.places)
     org_id, key = await asyncio.to_thread(market.organisation, 10**9)
     caller = Caller(org_id, key, slug)
     await gateway.busy(caller)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from proofs.express_parsers import prove
-from support.sanitized import NoSanitizer, sanitized
+from support.sanitized import NoSanitizer, reports, sanitized
 
 from marketplace.gateway.express import build
 
@@ -33,11 +33,9 @@ PyMODINIT_FUNC PyInit__core() { return PyModule_Create(&definition); }
 """
 _USE = """
 import sys
-from pathlib import Path
-from support.sanitized import exactly, use
-use(Path(sys.argv[1]))
+from support.sanitized import exactly
 from marketplace.gateway.express import _core
-print(eval(sys.argv[2], {"core": _core, "exact": exactly()}))
+print(eval(sys.argv[1], {"core": _core, "exact": exactly()}))
 """
 
 
@@ -73,14 +71,15 @@ def test_one_byte_too_far_is_seen(
     careless: tuple[Path, dict[str, str]], expression: str, answer: str
 ) -> None:
     folder, needed = careless
-    path = os.pathsep.join(str(Path(__file__).parents[n]) for n in (3, 4))
+    here = [str(Path(__file__).parents[n]) for n in (3, 4)]
+    path = os.pathsep.join([*here, needed["PYTHONPATH"]])
     done = subprocess.run(
-        [sys.executable, "-c", _USE, str(folder), expression],
+        [sys.executable, "-c", _USE, expression],
         env=os.environ | needed | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
     )
-    assert answer in done.stdout + done.stderr
+    assert answer in done.stdout + done.stderr + reports(folder)
     assert (done.returncode == 0) is answer.isdigit()
 
 
