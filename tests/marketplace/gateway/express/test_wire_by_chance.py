@@ -91,7 +91,8 @@ async def visit(
                 writer.write(piece)
                 if waits:
                     await read(0.003)
-            while await read(QUIET_S):
+            # Twice, because a loop that was held up finds its timers due before it looks at its sockets.
+            while await read(QUIET_S) or (stays and await read(QUIET_S)):
                 pass
         writer.write_eof()
     while stays and await read(5):
@@ -143,7 +144,7 @@ def test_whatever_comes_is_answered_as_at_the_door(mode: str, seed: int) -> None
 
     ours, theirs = tell(story)
     for sent, mine, his in zip(visits, ours, theirs, strict=True):
-        assert told(mine) == told(his), sent
+        assert (told(mine), sent) == (told(his), sent)
     assert errors == []
 
 
