@@ -22,13 +22,11 @@ class ExpressLane(BuildHookInterface):  # type: ignore[type-arg,misc,unused-igno
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before files are chosen."""
         builder = _builder(Path(self.root))
-        linked = builder.try_to_build()
         if version == "editable":
-            if linked is None:
-                builder.clear_stale()
-            else:
-                builder.place(linked)
-        elif linked is not None:
+            builder.in_place()
+            return
+        linked = builder.for_wheel()
+        if linked is not None:
             build_data["force_include"][str(linked)] = f"{EXPRESS}/{builder.target_name()}"
             build_data["pure_python"] = False
             build_data["infer_tag"] = True

@@ -60,7 +60,11 @@ class Unbuildable(Exception):
 
 
 class CompileFailed(Exception):
-    """The compiler is there and refused; the words are its own."""
+    """The compiler is there and refused."""
+
+    def __init__(self, said: str) -> None:
+        way_out = "To go on without it: TOKENMART_EXPRESS_BUILD=off"
+        super().__init__(f"{said.rstrip()}\nThe express lane could not be compiled. {way_out}")
 
 
 def target_name() -> str:
@@ -109,13 +113,6 @@ def place(linked: Path, folder: Path = HERE) -> Path:
         beside.write_bytes(content)
         beside.replace(target)
     return target
-
-
-def clear_stale() -> None:
-    """Remove an extension that was compiled from other sources than those that lie here."""
-    target = HERE / target_name()
-    if target.exists() and fingerprint().encode() not in target.read_bytes():
-        target.unlink()
 
 
 def _compiler() -> list[str]:
@@ -227,21 +224,44 @@ def wanted() -> str:
     return said
 
 
-def try_to_build(variant: str = "release") -> Path | None:
+def for_wheel() -> Path | None:
     """Build as `TOKENMART_EXPRESS_BUILD` says; None, after a line on stderr, where that cannot be."""
-    if wanted() == "off":
-        return None
     try:
-        return build(variant)
+        return build() if wanted() != "off" else None
     except Unbuildable as missing:
-        if wanted() == "required":
-            raise
-        print(
-            f"The gateway will run in plain Python, because {missing}. Results are the same; a call takes "
-            f"several times as much processor time. {_INSTALL}",
-            file=sys.stderr,
-        )
+        _tell(missing)
         return None
+
+
+def in_place(variant: str = "release", folder: Path = HERE) -> None:
+    """Build as `TOKENMART_EXPRESS_BUILD` says, and put it where Python finds it.
+
+    Where that cannot be, an extension of these sources stays, and one of others is removed.
+    """
+    missing = None
+    if wanted() != "off":
+        try:
+            place(build(variant), folder)
+            return
+        except Unbuildable as error:
+            missing = error
+    target = folder / target_name()
+    if target.exists() and fingerprint().encode() in target.read_bytes():
+        return
+    target.unlink(missing_ok=True)
+    if missing is not None:
+        _tell(missing)
+
+
+def _tell(missing: Unbuildable) -> None:
+    """Say that there will be none; raises where there has to be one."""
+    if wanted() == "required":
+        raise missing
+    print(
+        f"The gateway will run in plain Python, because {missing}. Results are the same; a call takes "
+        f"several times as much processor time. {_INSTALL}",
+        file=sys.stderr,
+    )
 
 
 def main() -> int:
@@ -262,18 +282,13 @@ def main() -> int:
     parser.add_argument("--ahead", action="store_true", help="compile only; put it nowhere yet")
     options = parser.parse_args()
     try:
-        linked = try_to_build(options.variant)
+        if options.ahead:
+            build(options.variant)
+        else:
+            in_place(options.variant, options.into)
     except (Unbuildable, CompileFailed) as error:
-        print(
-            f"{str(error).rstrip()}\nThe express lane could not be compiled. To go on without it: "
-            "TOKENMART_EXPRESS_BUILD=off",
-            file=sys.stderr,
-        )
+        print(error, file=sys.stderr)
         return 1
-    if linked is None:
-        clear_stale()
-    elif not options.ahead:
-        place(linked, options.into)
     return 0
 
 
