@@ -203,7 +203,8 @@ class Exchange:
     def _asked(self, choice: Choice[EndpointRecord], resumed: Resumed) -> Answer:
         """Return or raise what became of asking an engine, as if it had come from `_ask`.
 
-        Of a streamed answer that has begun nothing is sent again.
+        Of a streamed answer nothing is sent again: what the client may see of it has gone out, and where it
+        has not begun there was nothing yet.
         """
         call, kind = self.call, resumed.kind
         self._choice = choice
@@ -219,7 +220,7 @@ class Exchange:
             raise refusal(answer)
         if call.streamed:
             self._streaming = self._talk.streaming(choice.candidate)
-            self._piece(resumed.body, seen=resumed.began)
+            self._piece(resumed.body, seen=True)
             if flight.error is not None and kind != "left":
                 raise flight.error
         if kind != "answer":

@@ -44,7 +44,8 @@ class Resumed:
     sent: bool
     """Whether the engine may have heard of the call."""
     began: bool
-    """Whether a streamed answer has begun; then all that the client may see of `body` has gone out."""
+    """Whether a streamed answer has begun. All that the client may see of `body` has gone out, or there was
+    nothing yet."""
     status: int
     headers: dict[bytes, bytes]
     """The engine's; names in lower case."""
