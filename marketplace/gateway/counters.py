@@ -52,6 +52,8 @@ class Counters(msgspec.Struct):
     failures: dict[str, int] = msgspec.field(default_factory=dict)
     chunks: int = 0
     promised: int = 0
+    express: int = 0
+    resumed: int = 0
     voided: int = 0
     cancelled: int = 0
     estimated: int = 0

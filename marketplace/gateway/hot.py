@@ -293,6 +293,7 @@ class Hot:
         """Go on with a call that compiled code has begun, as if it had been ours from its beginning."""
         terms, ticket, choice = resumed.terms, resumed.ticket, resumed.choice
         request.key = terms.key
+        self.counters.resumed += 1
         call = Call(
             id=resumed.generation_id,
             key=terms.key,

@@ -40,6 +40,8 @@ _BY_LABEL = {
 _PLAIN = {
     "chunks": "Pieces of streams sent on.",
     "promised": "Calls that were promised a part of a reserve and needed no hold of their own.",
+    "express": "Calls that compiled code answered.",
+    "resumed": "Calls that compiled code began, and Python ended.",
     "voided": "Holds and promises that ended without a charge.",
     "cancelled": "Calls that were cut off by their client and settled.",
     "estimated": "Calls whose tokens were not told by their engine.",

@@ -78,7 +78,7 @@ class Ladder:
         token quota pays all of it or none. The result may have `shortfall_u` > 0: then do not hold it.
         """
         left = spend = cost_u
-        repaid = taken = chain = chain_base = 0
+        repaid = taken = chain = chain_base = ended = 0
         cap_bp = WHOLE_BP
         legs: list[Leg] = []
         skipped: list[tuple[int, int]] = []
@@ -113,7 +113,10 @@ class Ladder:
             if unit == CNY:
                 base = left if base_kind == RESIDUAL else spend
                 if own_chain:
-                    base = chain_base if own_chain == chain else base
+                    if ended >> own_chain & 1:
+                        base = 0
+                    elif own_chain == chain:
+                        base = chain_base
                 amount = want = base * ratio // WHOLE_BP
                 if have < amount:
                     amount = have
@@ -124,11 +127,15 @@ class Ladder:
                     room = spend * cap // WHOLE_BP - spend + left
                     if room < amount:
                         amount = room
-                if own_chain:
-                    chain, chain_base = own_chain, rest_of_bracket(base, want, have, ratio)
                 if amount <= 0:
+                    # A bracket that adds nothing has its base all the same: its scale has ended. Settling
+                    # never sees it (`replay`), so the scale that pays now goes on.
+                    if own_chain:
+                        ended |= 1 << own_chain
                     skipped.append((index, CAPPED))
                     continue
+                if own_chain:
+                    chain, chain_base = own_chain, rest_of_bracket(base, want, have, ratio)
                 cap_bp, covered = cap, amount
             elif unit == TOK and have < tokens:
                 skipped.append((index, TOO_FEW_TOKENS))

@@ -138,11 +138,15 @@ def _order(accepted: list[tuple[GrantTerms, int]]) -> tuple[Step, ...]:
     chains = {name: i for i, name in enumerate(sorted({g.chain for g, _ in accepted} - {""}), 1)}
     ends: dict[str, int] = {}
     best: dict[str, int] = {}
+    first: dict[str, tuple[int, bool]] = {}
     for grant, ratio_bp in accepted:
         ends[grant.chain] = min(ends.get(grant.chain, MAX_U), grant.expires_at_us)
         best[grant.chain] = max(best.get(grant.chain, 0), ratio_bp)
+        first[grant.chain] = min(first.get(grant.chain, _rank(grant)), _rank(grant))
 
-    def key(item: tuple[GrantTerms, int]) -> tuple[int | str, ...]:
+    def key(item: tuple[GrantTerms, int]) -> tuple[object, ...]:
+        # A scale comes where the first of its grants would, with all its brackets: were others between
+        # them, a call that costs less than its estimate could need more from the wallet.
         grant, ratio_bp = item
         unit = UNIT_NAMES.index(grant.unit.partition(":")[0])
         phase = 0 if grant.free_quota else 1 if grant.stacking != "stack" else 2
@@ -153,11 +157,11 @@ def _order(accepted: list[tuple[GrantTerms, int]]) -> tuple[Step, ...]:
             -(best[grant.chain] if grant.chain else ratio_bp) * (grant.stacking == "better_of"),
             # A quota that covers the whole call goes before money that would cover a part of it.
             -unit,
-            grant.priority,
-            not grant.item_specific,
+            first[grant.chain] if grant.chain else _rank(grant),
             ends[grant.chain] if grant.chain else grant.expires_at_us,
             grant.chain,
             grant.bracket,
+            _rank(grant),
             grant.remaining,
             grant.grant_id,
         )
@@ -165,6 +169,10 @@ def _order(accepted: list[tuple[GrantTerms, int]]) -> tuple[Step, ...]:
     return tuple(
         _step(grant, ratio_bp, bits, chains) for grant, ratio_bp in sorted(accepted, key=key)
     )
+
+
+def _rank(grant: GrantTerms) -> tuple[int, bool]:
+    return grant.priority, not grant.item_specific
 
 
 def _step(grant: GrantTerms, ratio_bp: int, bits: dict[str, int], chains: dict[str, int]) -> Step:

@@ -10,6 +10,9 @@ both; SIGSTOP for longer than a hold lives; a rollout (SIGTERM); a database that
 connections or is locked; a full disk; a wall clock that jumps both ways; engines that hang, reset, close,
 talk nonsense, fail or are gone; clients that leave at every moment, read slowly, or send in drips.
 
+Where the gateway has its compiled part, the proof asks how many calls that has answered and given back, and
+demands a share of all: a lane that serves nobody proves nothing.
+
 After every bunch the callers pause, and `support.fault_verdict` says what must hold; the ledger is proven
 from its journal; every hold has ended; every worker without an office has ended; descriptors and memory
 are counted. After each fault the door has to answer by itself (the supervisor starts an office again that
@@ -31,6 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -54,6 +58,7 @@ from support.fault_verdict import Verdict, Window, judge
 
 from catalog.ground.clock import now_us
 from marketplace.cli.ledger import recost
+from marketplace.gateway.express.lane import core_type
 from marketplace.ledger.verify import verify
 from marketplace.vouchers.proof import prove
 
@@ -80,12 +85,21 @@ _SWEPT_S = HOLD_TTL_S * 4 / 3 + 1 + 6
 _MOST_DESCRIPTORS = 160
 _MOST_MEMORY_KIB = 400 * 1024
 _MOST_ALIKE = 3
+_EXPRESS_SHARE = 0.15
+"""Of the complete calls, answered by compiled code at least; a third are behind TLS, a tenth have a key."""
+_FEW_CALLS = 500
+"""So few prove nothing of that: the lane begins anew with every fault around the calls."""
 _JUMPS_S = (40, 3600, 2 * 86_400)
 _EVENTS = (
     "SELECT id, outcome, usage_source, input_uncached + cache_read + cache_write, cache_read, "
     "output + reasoning, cost_u, wallet_u, voucher_u, free_u, overrun_u FROM usage_event"
 )
 _CHARGED = "SELECT count(DISTINCT tx) FROM ledger_transfer WHERE kind = 1 AND code = 4"
+_COMPILED = (
+    "SELECT count(*) FROM usage_event JOIN ledger_lane ON ledger_lane.id = usage_event.lane "
+    "WHERE ledger_lane.name LIKE '%-express'"
+)
+_EXPRESS = ("tokenmart_gateway_express_total", "tokenmart_gateway_resumed_total")
 _LATE = "SELECT count(DISTINCT tx) FROM ledger_transfer WHERE tx LIKE '%~late'"
 _BELOW = "SELECT code FROM ledger_account WHERE rule = 1 AND dr_posted + dr_pending > cr_posted"
 _PAID = (
@@ -126,6 +140,13 @@ class Outcome:
     verdict: Verdict = field(default_factory=Verdict)
     charged: int = 0
     """Calls that were paid beside a reserve, without a hold of their own."""
+    express: int = 0
+    """Calls that compiled code has answered, and those that it gave back: at least so many, because a killed
+    process takes with it what it has counted since it was last asked.
+    """
+    resumed: int = 0
+    compiled: int = 0
+    """Bills that compiled code has booked itself."""
     late: int = 0
     ahead: int = 0
     restarts: int = 0
@@ -148,6 +169,7 @@ class Gauntlet:
         self._number = self._victim = self._place = 0
         self._said = ""
         self._resting: list[subprocess.Popen[str]] = []
+        self._counted = (0, 0)
         self.outcome = Outcome(kind, seed)
 
     def __enter__(self) -> Gauntlet:
@@ -237,6 +259,7 @@ class Gauntlet:
                     self._let_go()
         if self._resting:
             self._rest(len(faults), len(faults))
+        self._judge_share()
         out.seconds = time.monotonic() - began
         out.restarts = self.gateway.restarts
         out.tracebacks = Counter(self.gateway.tracebacks())
@@ -264,6 +287,7 @@ class Gauntlet:
             if kind not in out.left_out:
                 out.left_out.append(kind)
             return
+        self._count_express()
         # Something is always in an odd state when it happens.
         for _ in range(2):
             self._order(chance.choice(LIGHT))
@@ -282,6 +306,32 @@ class Gauntlet:
         self._say(
             f"    {kind}: {over - began:.1f} s, the door was open {ended - over:.2f} s later{why}"
         )
+
+    def _count_express(self) -> None:
+        """Add what compiled code has done since the last time; an office that has ended counts from 0."""
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.gateway.port}/metrics", timeout=10
+            ) as told:
+                lines = told.read().decode().splitlines()
+        except (OSError, http.client.HTTPException):
+            return
+        sums = dict(line.split(" ", 1) for line in lines if line.startswith(_EXPRESS))
+        express, resumed = (int(float(sums.get(name, "0"))) for name in _EXPRESS)
+        before = self._counted
+        if express < before[0] or resumed < before[1]:
+            before = (0, 0)
+        self.outcome.express += express - before[0]
+        self.outcome.resumed += resumed - before[1]
+        self._counted = express, resumed
+
+    def _judge_share(self) -> None:
+        out = self.outcome
+        calls = out.verdict.counts["complete"]
+        if core_type() is None or os.environ.get("TOKENMART_GATEWAY_EXPRESS") == "off":
+            return
+        if calls >= _FEW_CALLS and out.express < _EXPRESS_SHARE * calls:
+            out.problems.append(f"compiled code has answered {out.express} of {calls} calls")
 
     def _sleep_between(self) -> None:
         seconds = self._chance.uniform(*_BETWEEN_S)
@@ -451,6 +501,7 @@ class Gauntlet:
         out.spent_s["rest: until no call ran"] += idle - began
         out.spent_s["rest: until every hold had ended"] += swept - idle
         out.spent_s["rest: judging"] += time.monotonic() - swept
+        self._count_express()
         pulses = self.gateway.pulses()
         out.pulses.append(pulses)
         for pulse in pulses:
@@ -495,6 +546,7 @@ class Gauntlet:
             with database.reading() as session:
                 rows = session.execute(text(_EVENTS)).all()
                 out.charged = int(session.execute(text(_CHARGED)).scalar_one())
+                out.compiled = int(session.execute(text(_COMPILED)).scalar_one())
                 out.late = int(session.execute(text(_LATE)).scalar_one())
                 below = [f"{row[0]} is below zero" for row in session.execute(text(_BELOW))]
                 paid, billed = session.execute(text(_PAID)).one()
@@ -538,6 +590,10 @@ def tell(out: Outcome) -> None:
     if verdict.unseen:
         print(f"    left callers paid for {max(verdict.unseen)} tokens more than they saw at most")
     print(f"    {out.charged} calls charged beside a reserve")
+    print(
+        f"    {out.express} calls answered by compiled code, {out.resumed} begun and given back by it"
+    )
+    print(f"    {out.compiled} bills booked by compiled code")
     print(f"    {out.late} late settlements, {out.restarts} restarts by the supervisor")
     if out.ahead:
         print(

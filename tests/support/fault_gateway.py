@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +30,7 @@ from marketplace.prices.components import Components
 from marketplace.vouchers.service import fund, issue, programme
 
 ROOT = Path(__file__).resolve().parents[2]
+_MOVED_CLOCK = Path(__file__).parent / "moved_clock"
 HOLD_TTL_S = 5
 DRAIN_S = 4
 SILENCE_S = 3
@@ -43,23 +45,36 @@ _BEFORE_US = 5 * DAY_US
 class Clock:
     """The wall clock of the gateway's processes; the monotonic clock goes on.
 
-    A `sitecustomize` of ours replaces what Python asks for the time (`moved_clock`), which is all that
-    these processes read. libfaketime 0.9.10 would move the C library's clock, but under it CPython's
-    `time.sleep` fails with EINVAL.
+    A library of ours stands before the C library's `clock_gettime` (`moved_clock`), so that compiled code and
+    Python have one clock. Without a compiler a `sitecustomize` of ours replaces what Python asks for the
+    time: then there is nothing else that reads it. libfaketime 0.9.10 would move more clocks than this one,
+    and CPython's `time.sleep` fails with EINVAL under it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "clock"
         self._file.write_bytes(bytes(8))
-        self.environment = {
-            "PYTHONPATH": f"{Path(__file__).parent / 'moved_clock'}:{os.environ.get('PYTHONPATH', '')}",
-            "MOVED_CLOCK": str(self._file),
-        }
+        self.environment = {"MOVED_CLOCK": str(self._file)}
+        library = folder / "moved_clock.so"
+        if _compiled(_MOVED_CLOCK / "moved_clock.c", library):
+            before = os.environ.get("LD_PRELOAD", "")
+            self.environment["LD_PRELOAD"] = f"{before} {library}".strip()
+        else:
+            self.environment["PYTHONPATH"] = f"{_MOVED_CLOCK}:{os.environ.get('PYTHONPATH', '')}"
 
     def set(self, offset_s: int) -> None:
         """Move the clock so far from the true time, at once."""
         with self._file.open("r+b") as file:
             file.write((offset_s * 10**9).to_bytes(8, sys.byteorder, signed=True))
+
+
+def _compiled(source: Path, library: Path) -> bool:
+    """Compile a shared library; return whether there is a compiler to do it with."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        return False
+    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
+    return not subprocess.run(command, capture_output=True, timeout=60).returncode
 
 
 class Pulse(NamedTuple):

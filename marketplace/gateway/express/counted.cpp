@@ -60,6 +60,7 @@ PyObject* Counted::take() {
       !put(dict, "input_tokens", input.release()) || !put(dict, "output_tokens", output.release()) ||
       !put(dict, "cost_u", cost.release()) || !put(dict, "routes", routes.release()) ||
       !put(dict, "chunks", PyLong_FromLongLong(chunks)) || !put(dict, "promised", PyLong_FromLongLong(promised)) ||
+      !put(dict, "express", PyLong_FromLongLong(answered)) ||
       !put(dict, "call_s", call_s.take()) || !put(dict, "upstream_s", upstream_s.take()) ||
       !put(dict, "settle_s", settle_s.take()) || !put(dict, "added_s", added_s.take()) ||
       !put(dict, "first_token_s", first_token_s.take()))

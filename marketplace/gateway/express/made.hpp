@@ -16,6 +16,7 @@ constexpr i64 kMostRate = 1'000'000'000'000;  // MOST_U of components.py
 // The most that a call may cost here: a share of it in basis points still fits 63 bits. It is ¥922 million.
 constexpr i64 kMostCost = INT64_MAX / kWholeBp;
 constexpr i64 kMostTokens = i64{1} << 40;
+constexpr int kMostChain = 63;  // the number of a progressive scale: they are bits of a word
 
 enum Unit : int { kCny, kTok, kReq };
 enum Kind : int { kFree, kInstant, kReimburse };

@@ -119,18 +119,17 @@ class Drawing {
 
   void pay(const Step& step, int index) {
     i64 base = step.base == kResidual ? left_ : spend_;
-    if (step.chain != 0) {
-      // The bracket before has paid all that it should: none of the base is left for this one.
-      if (step.chain == chain_) base = 0;
-      chain_ = step.chain;
-    }
+    // The bracket before has paid all that it should, or added nothing: none of the base is left for this one.
+    if (step.chain != 0 && (step.chain == chain_ || (ended_ >> step.chain & 1) != 0)) base = 0;
     i64 amount = std::min(share(base, step.ratio_bp), left_);
     const i64 cap = std::min(step.cap_bp, cap_bp_);
     if (cap < kWholeBp) amount = std::min(amount, share(spend_, cap) - spend_ + left_);
     if (amount <= 0) {
+      if (step.chain != 0) ended_ |= std::uint64_t{1} << step.chain;
       plan_.skipped.emplace_back(index, kCapped);
       return;
     }
+    if (step.chain != 0) chain_ = step.chain;
     cap_bp_ = cap;
     take(step, amount, amount, cap);
   }
@@ -153,6 +152,7 @@ class Drawing {
   Plan& plan_;
   i64 left_, spend_;
   i64 repaid_ = 0, taken_ = 0, cap_bp_ = kWholeBp;
+  std::uint64_t ended_ = 0;  // scales, by the bit of their number
   int chain_ = 0;
 };
 

@@ -189,7 +189,7 @@ Step read_step(RecordReader& reader, PyObject* step, PyObject* sinks, const Term
   s.unit = static_cast<int>(reader.whole(step, "unit", kCny, kReq));
   s.kind = static_cast<int>(reader.whole(step, "kind", kFree, kReimburse));
   s.base = static_cast<int>(reader.whole(step, "base", kResidual, kList));
-  s.chain = static_cast<int>(reader.whole(step, "chain", 0, std::numeric_limits<int>::max()));
+  s.chain = static_cast<int>(reader.whole(step, "chain", 0, kMostChain));
   s.index = index_of(reader, made.accounts, s.account);
   return s;
 }

@@ -116,6 +116,30 @@ def test_a_progressive_scale_pays_each_bracket_its_ratio() -> None:
     assert draws(steps.draw(800, {**whole, 1: 50}, 0)) == [(1, 50), (2, 245)]
 
 
+def test_a_scale_stands_together_where_its_first_grant_would() -> None:
+    steps = ladder(
+        {"chain": "s", "bracket": 1, "ratio_bp": 2000, "item_specific": True},
+        {"priority": 50},
+        {"chain": "s", "bracket": 0, "ratio_bp": 5000},
+        {"item_specific": True},
+        {"chain": "s", "bracket": 0, "ratio_bp": 5000, "priority": 40, "item_specific": True},
+    )
+    assert [step.account_id for step in steps.steps] == [5, 3, 1, 2, 4]
+
+
+def test_nobody_pays_between_the_grants_of_a_scale() -> None:
+    # One organisation has two vouchers of a scale, the first for one provider alone; it pays first there, and
+    # so does another programme's. Between the two that one would take half of what the second stands on.
+    scale = {"chain": "s", "ratio_bp": 6000, "expires_at_us": 9}
+    steps = ladder(
+        scale | {"item_specific": True}, {"ratio_bp": 5000, "item_specific": True}, scale
+    )
+    rich = {1: 300, 2: 5_000, 3: 5_000, WALLET: 5_000}
+    assert draws(steps.draw(2_000, rich, 0)) == [(1, 300), (3, 900), (2, 400)]
+    plan = steps.draw(2_000, rich | {WALLET: 400}, 0)
+    assert [replay(plan, actual).rounding_u for actual in range(2_001)] == [0] * 2_001
+
+
 def test_a_scale_does_not_exclude_its_own_brackets() -> None:
     city = {"stacking": "better_of", "stack_class": "city"}
     scale = [
@@ -262,10 +286,21 @@ _wild = st.fixed_dictionaries(
         "ratio_bp": st.integers(0, 10_000),
         "base": st.sampled_from(["residual", "list"]),
         "total_cap_bp": st.one_of(st.just(10_000), st.integers(0, 10_000)),
-        "chain": st.sampled_from(["", "", "scale"]),
+        "chain": st.sampled_from(["", "", "scale", "slope"]),
         "bracket": st.integers(0, 3),
+        "priority": st.integers(0, 2),
+        "item_specific": st.booleans(),
     }
 )
+_scales = st.fixed_dictionaries(
+    {
+        name: st.lists(st.integers(0, 10_000), min_size=4, max_size=4).map(
+            lambda ratios: sorted(ratios, reverse=True)
+        )
+        for name in ("scale", "slope")
+    }
+)
+"""The ratios of their brackets: they fall, as a programme's must."""
 _amounts = st.one_of(st.integers(0, 30), st.integers(0, 2_000))
 
 
@@ -323,21 +358,31 @@ def test_raising_an_estimate_never_lowers_a_hold(
     assert steps.draw(estimate + 1, left, 0).self_u - steps.draw(estimate, left, 0).self_u in (0, 1)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(
-    st.lists(_wild, min_size=1, max_size=4),
-    st.lists(_amounts, min_size=4, max_size=4),
+    st.lists(_wild, min_size=1, max_size=6),
+    _scales,
+    st.lists(_amounts, min_size=6, max_size=6),
     st.integers(0, 1_500),
     st.integers(0, 1_500),
     st.integers(0, 6),
 )
-def test_list_bases_and_caps_miss_by_less_than_one_micro_yuan_a_step(
-    grants: list[dict[str, Any]], amounts: list[int], estimate: int, less: int, spare: int
+def test_list_bases_caps_and_scales_miss_by_less_than_one_micro_yuan_a_step(
+    grants: list[dict[str, Any]],
+    scales: dict[str, list[int]],
+    amounts: list[int],
+    estimate: int,
+    less: int,
+    spare: int,
 ) -> None:
+    for grant in grants:
+        if grant["chain"]:
+            grant["ratio_bp"] = scales[grant["chain"]][grant["bracket"]]
     steps = ladder(*grants)
     rich = steps.draw(estimate, _available(amounts, 5_000), 0)
     poor = steps.draw(estimate, _available(amounts, rich.self_u + spare), 0)
     actual = max(0, estimate - less)
+    assert replay(rich, estimate).legs == rich.legs
     assert replay(rich, actual).rounding_u == 0
     done = replay(poor, actual)
     assert done.rounding_u <= max(0, len(rich.legs) - 1)
