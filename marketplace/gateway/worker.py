@@ -159,6 +159,8 @@ class Worker:
             hot.watcher.flush()
         channel.tell("report", self._told(hot))
         channel.close()
+        if self._express is not None:
+            self._express.end()
 
     def _hears(self, what: str, payload: bytes) -> None:
         if what == "markers" and self._directory is not None:

@@ -256,6 +256,10 @@ class Express:
         if self._timer is not None:
             self._timer.cancel()
 
+    def end(self) -> None:
+        """Close every connection that is still open; nothing can be asked of the lane any more."""
+        self._core.close()
+
 
 def ways_of(hot: Hot, secret: str, name: str, call: Call) -> tuple[Terms, ...] | None:
     """Return the terms of calls like this one, to each of the engines.
