@@ -83,6 +83,8 @@ class Tally:
     engine_asked: int = 0
     engine_asked_secure: int = 0
     shakes: int = 0
+    compiled: dict[str, int] = field(default_factory=dict)
+    """Calls that compiled code has answered (`express`), and those that it gave back (`resumed`)."""
     seconds: float = 0.0
     grown_kb: dict[str, int] = field(default_factory=dict)
     descriptors: dict[str, int] = field(default_factory=dict)
@@ -240,6 +242,15 @@ class Fuzz:
         if lost:
             tally.failures.append(f"{len(lost)} lines of exceptions were logged, first {lost[0]!r}")
 
+    def count_compiled(self) -> None:
+        """Take note of what compiled code had to do with it."""
+        with urllib.request.urlopen(f"{self.market.url}/metrics") as told:
+            lines = told.read().decode().splitlines()
+        for name in ("express", "resumed"):
+            counter = f"tokenmart_gateway_{name}_total"
+            found = [float(line.split()[-1]) for line in lines if line.startswith(counter)]
+            self.tally.compiled[name] = int(sum(found))
+
     def check_books(self) -> None:
         """Prove the ledger, and that nobody was billed beyond what the call could use."""
         failures, database = self.tally.failures, self.database
@@ -308,6 +319,7 @@ async def fuzz(
             return run.tally
         await run.run(numbers, ends_at, parks)
         await asyncio.to_thread(run.check_books)
+        await asyncio.to_thread(run.count_compiled)
         return run.tally
     finally:
         await run.engine.stop()
@@ -368,7 +380,7 @@ def report(kind: str, tally: Tally) -> int:
         f"answers {dict(sorted(tally.statuses.items()))}, {tally.unanswered:,} closed without one; "
         f"{tally.engine_asked:,} scripts of broken engines played, "
         f"{tally.engine_asked_secure:,} of them behind TLS and {tally.shakes:,} strange handshakes; "
-        f"{tally.good:,} good calls between; "
+        f"{tally.good:,} good calls between; compiled code: {tally.compiled}; "
         f"memory grown (kB) {tally.grown_kb}, descriptors {tally.descriptors}; "
         f"{len(tally.failures)} failures"
     )

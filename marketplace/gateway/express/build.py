@@ -43,7 +43,8 @@ _FLAGS = [
 ]
 VARIANTS = {
     # What a worker loads: it reads strangers' bytes, so what the compiler can check at no cost is checked.
-    "release": "-O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fno-plt",
+    "release": "-O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -D_GLIBCXX_ASSERTIONS "
+    "-fstack-protector-strong -fno-plt",
     "debug": "-Og -g3 -D_GLIBCXX_ASSERTIONS",
     "sanitized": "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined "
     "-fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS -D_GLIBCXX_SANITIZE_VECTOR",
@@ -282,9 +283,9 @@ def main() -> int:
     parser.add_argument("--ahead", action="store_true", help="compile only; put it nowhere yet")
     options = parser.parse_args()
     try:
-        if options.ahead:
+        if options.ahead and wanted() != "off":
             build(options.variant)
-        else:
+        elif not options.ahead:
             in_place(options.variant, options.into)
     except (Unbuildable, CompileFailed) as error:
         print(error, file=sys.stderr)
