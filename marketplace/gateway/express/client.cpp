@@ -259,6 +259,7 @@ void ClientSocket::done() {
   heard_at_ = poller_.now();  // a client may be idle from when it has its answer
   reset();
   if (house_.closing) {
+    clear(ahead_);  // as at the door: this answer was the last
     close_when_idle();
     return;
   }

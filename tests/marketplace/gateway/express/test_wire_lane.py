@@ -246,6 +246,31 @@ def test_closing_says_so_in_the_answer(loop: str) -> None:
     tell(story, loop)
 
 
+def test_closing_answers_nothing_that_was_sent_ahead(loop: str) -> None:
+    """As at the door: the answer that is being made is the last, and the connection ends with it."""
+
+    async def story() -> None:
+        go = asyncio.Event()
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            await go.wait()
+            writer.write(LENGTH)
+
+        async with house() as home, engine(script) as address:
+            forwards(home, address)
+            reader, writer = await home.client()
+            writer.write(request() + request())
+            await asyncio.sleep(0.05)
+            home.core.close_idle()
+            go.set()
+            told = await asyncio.wait_for(reader.read(), 10)
+            assert told.count(b"HTTP/1.1 200 OK") == 1
+            assert told.endswith(b"hello world")
+
+    tell(story, loop)
+
+
 # Given up.
 
 
