@@ -259,7 +259,7 @@ void ClientSocket::done() {
   heard_at_ = poller_.now();  // a client may be idle from when it has its answer
   reset();
   if (house_.closing) {
-    clear(ahead_);  // as at the door: this answer was the last
+    clear(ahead_);  // this was the last answer (`door.Connection._go_on`)
     close_when_idle();
     return;
   }

@@ -4,7 +4,7 @@ namespace express {
 
 namespace {
 
-constexpr Py_ssize_t kSweep = 64;  // `router._SWEEP`: beyond it Python looks whom to forget
+constexpr Py_ssize_t kSweep = 64;  // `router._SWEEP`: with fewer engines nobody is forgotten
 
 void tell(PyObject* method, PyObject* choice, PyObject* more = nullptr) {
   PyObject* arguments[] = {choice, more};
@@ -40,7 +40,13 @@ bool Places::find(PyObject* router) {
 }
 
 bool Places::take(PyObject* endpoint_id, Place& place) const {
-  if (PyDict_GET_SIZE(known_.get()) >= kSweep) return false;
+  // Python looks whom to forget, and says from how many on it will look again.
+  std::int64_t sweep_at = 0;
+  const Py_ssize_t known = PyDict_GET_SIZE(known_.get());
+  if (known >= kSweep && (!read_number(router_.get(), "_sweep_at", sweep_at) || known >= sweep_at)) {
+    PyErr_Clear();
+    return false;
+  }
   PyObject* health = PyDict_GetItemWithError(known_.get(), endpoint_id);
   std::int64_t in_flight = 0;
   if (health == nullptr) {

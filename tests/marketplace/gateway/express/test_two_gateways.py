@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from support.two_gateways import Two, two_gateways
-from support.upstream import Reply, Upstream, refuses, upstreams
+from support.two_gateways import PRICE, Two, two_gateways
+from support.upstream import Reply, Upstream, add_endpoint, refuses, upstreams
 from support.upstream_answers import chat, chat_events, data
 
 pytest.importorskip("marketplace.gateway.express._core")
@@ -148,3 +148,17 @@ def test_nobody_can_tell_which_it_was(two: Two, name: str) -> None:
         if compiled.compiled is case.compiled:
             return
     pytest.fail(f"served by compiled code: {compiled.compiled}")
+
+
+def test_many_engines_leave_calls_to_one_of_them_compiled(two: Two) -> None:
+    """A worker knows each engine that it has asked or thought of lately."""
+    gateway = two.compiled
+    listing = gateway.market.listing(PRICE, model="m", url=gateway.engine.url)
+    for _ in range(70):
+        add_endpoint(gateway.market, listing, gateway.engine)
+    usual, gateway.model = gateway.model, listing
+    try:
+        gateway.wait_until_busy(lambda outcome: outcome.status == 200)
+    finally:
+        gateway.model = usual
+    gateway.wait_until_busy(lambda outcome: outcome.compiled)

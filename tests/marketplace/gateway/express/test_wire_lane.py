@@ -224,7 +224,10 @@ def test_a_client_that_does_not_read_is_gone(loop: str) -> None:
     tell(story, loop)
 
 
-def test_closing_says_so_in_the_answer(loop: str) -> None:
+@pytest.mark.parametrize("ahead", [b"", request(b"ahead"), b"POST /v1/"], ids=["", "one ahead", "half"])
+def test_closing_says_so_in_the_answer(loop: str, ahead: bytes) -> None:
+    """It is the last of its connection, whatever else has been sent on that."""
+
     async def story() -> None:
         go = asyncio.Event()
 
@@ -236,11 +239,12 @@ def test_closing_says_so_in_the_answer(loop: str) -> None:
         async with house() as home, engine(script) as address:
             forwards(home, address)
             reader, writer = await home.client()
-            writer.write(request())
+            writer.write(request() + ahead)
             await asyncio.sleep(0.05)
             home.core.close_idle()
             go.set()
-            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            told = await asyncio.wait_for(reader.read(), 2)
+            head, _, body = told.partition(b"\r\n\r\n")
             assert (b"connection: close" in head, body) == (True, b"hello world")
 
     tell(story, loop)
