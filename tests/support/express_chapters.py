@@ -98,7 +98,7 @@ def _is_utf8(data: bytes) -> bool:
 
 def requests(chance: random.Random) -> None:
     """Bodies of calls: whatever the lane takes is what Python would have made of it."""
-    body = _request(chance)
+    body = request_by_chance(chance)
     asked = _core.read_request(exact(body))
     written = _core.write_request(exact(body), b'"m"', 77)
     if asked is None:
@@ -135,20 +135,21 @@ _NAMES = (
 )
 
 
-def _request(chance: random.Random) -> bytes:
+def request_by_chance(chance: random.Random, model: str = "m", odd: float = 0.6) -> bytes:
+    """Return the body of a call; `odd` is the share of those that nobody sends."""
     way = chance.random()
-    if way < 0.3:
-        return spoiled(CHAT, "m", "mark", chance)[0]
-    document = good(CHAT, "m", "mark", chance)
+    if way < odd / 2:
+        return spoiled(CHAT, model, "mark", chance)[0]
+    document = good(CHAT, model, "mark", chance)
     for _ in range(chance.choice((0, 1, 1, 2, 4))):
         document[chance.choice(_NAMES)] = chance.choice(_VALUES)
     if chance.random() < 0.2:
         document["messages"] = chance.choice(_VALUES)
-    body = _written(document, chance)
-    return _bitten(body, chance) if way > 0.6 else body
+    body = written(document, chance)
+    return bitten(body, chance) if way > 1 - odd / 2 else body
 
 
-def _written(document: Any, chance: random.Random) -> bytes:
+def written(document: Any, chance: random.Random) -> bytes:
     """Write JSON as one of many writers does."""
     separators = chance.choice(((",", ":"), (", ", ": "), (" ,\n", "\t:\r ")))
     plain = chance.random() < 0.5
@@ -162,7 +163,7 @@ _TEETH = (
 )
 
 
-def _bitten(body: bytes, chance: random.Random) -> bytes:
+def bitten(body: bytes, chance: random.Random) -> bytes:
     """Cut, change and repeat some bytes."""
     made = bytearray(body)
     for _ in range(chance.choice((1, 1, 1, 2, 6))):
@@ -216,7 +217,7 @@ def _count(chance: random.Random) -> Any:
 
 
 def _told(chance: random.Random) -> dict[str, Any]:
-    """Return a usage object, most of them such that they add up."""
+    """Return a usage object, most of them such that they add up; TypeError where none can be made."""
     given, made = chance.randint(0, 90), chance.randint(0, 90)
     told: dict[str, Any] = {
         "prompt_tokens": given,
@@ -235,23 +236,28 @@ def _told(chance: random.Random) -> dict[str, Any]:
     return told
 
 
+def usage_by_chance(chance: random.Random) -> dict[str, Any]:
+    """Return a usage object, most of them such that they add up."""
+    try:
+        return _told(chance)
+    except TypeError:
+        return {}  # a count that cannot be divided
+
+
 def _some(chance: random.Random) -> list[str]:
     return chance.sample(_PARTS, chance.randint(0, 3))
 
 
 def _answer(chance: random.Random) -> bytes:
     document: dict[str, Any] = {"id": "x", "choices": [{"message": {"content": '你好 }"usage":{'}}]}
-    try:
-        document["usage"] = _told(chance)
-    except TypeError:
-        document["usage"] = {}  # a count that cannot be divided
+    document["usage"] = usage_by_chance(chance)
     if chance.random() < 0.15:
         document[chance.choice(("error", "usage ", "more"))] = chance.choice(_VALUES)
-    body = _written(document, chance)
+    body = written(document, chance)
     if chance.random() < 0.2:
         body = answer(CHAT, "mark", chance, usage=...)
     if chance.random() < 0.3:
-        body = _bitten(body, chance)
+        body = bitten(body, chance)
     return chance.choice((b"", b"", b"data:", b"data: ")) + body
 
 
@@ -261,7 +267,7 @@ def _answer(chance: random.Random) -> bytes:
 def streams(chance: random.Random) -> None:
     """Events in random pieces: both readers forward the same, and stand in the same place afterwards."""
     reader, compiled = StreamReader(), _core.StreamReader()
-    pieces = _pieces(chance)
+    pieces = pieces_by_chance(chance)
     for piece in pieces:
         try:
             forward = reader.feed(piece)
@@ -291,17 +297,18 @@ def _handed_over(compiled: Any, before: StreamReader) -> StreamReader:
     return after
 
 
-def _pieces(chance: random.Random) -> list[bytes]:
+def pieces_by_chance(chance: random.Random) -> list[bytes]:
+    """Return a stream as it arrives."""
     if chance.random() < 0.4:
         whole = spoiled_events(CHAT, "mark", chance)
     else:
         told = events(CHAT, "mark", chance)
         if chance.random() < 0.7:
-            told.insert(chance.randint(0, len(told)), b"data: " + _written(_chunk(chance), chance))
+            told.insert(chance.randint(0, len(told)), b"data: " + written(_chunk(chance), chance))
         end = chance.choice((b"\n\n", b"\n\n", b"\n\n", b"\r\n\r\n", b"\n\r\n"))
         whole = end.join([*told, b""])
     if chance.random() < 0.4:
-        whole = _bitten(whole, chance)
+        whole = bitten(whole, chance)
     if chance.random() < 0.1 and len(whole) < 3_000:
         return [whole[n : n + 1] for n in range(len(whole))]
     return _cut(whole, chance)
@@ -332,7 +339,7 @@ def heads(chance: random.Random) -> None:
     """Requests at the door: one that is plain is that request to the door's own parser, and nothing else."""
     case = make(chance.randrange(2**32), 1, _WORLD)
     whole = (
-        _bitten(b"".join(case.pieces), chance) if chance.random() < 0.3 else b"".join(case.pieces)
+        bitten(b"".join(case.pieces), chance) if chance.random() < 0.3 else b"".join(case.pieces)
     )
     plain = _core.plain_head(exact(whole))
     if plain is None:
@@ -366,7 +373,7 @@ def answers(chance: random.Random) -> None:
             break
         parts.append(act)
     if chance.random() < 0.3:
-        parts = _cut(_bitten(b"".join(parts), chance), chance)
+        parts = _cut(bitten(b"".join(parts), chance), chance)
     ours = _core.read_answer([exact(part) for part in parts], push)
     theirs = read_answer(parts, push, _loop)
     if len(ours) == 2:

@@ -12,6 +12,7 @@ import json
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,7 @@ class Outcome:
     headers: list[tuple[str, str]]
     body: bytes
     asked: list[tuple[dict[str, str], bytes]]
-    """What the engine was asked."""
+    """What the engine was asked; once, where it hung up on a kept connection and was asked again."""
     event: dict[str, Any]
     """The usage event; nothing where there is none."""
     moved: list[tuple[int, int, int]]
@@ -90,18 +91,31 @@ class Outcome:
 class Gateway:
     """A marketplace with two listings on scripted engines, and an organisation that is busy."""
 
-    def __init__(self, market: Market, engine: Upstream, background: Upstream) -> None:
+    def __init__(
+        self, market: Market, engine: Upstream, background: Upstream, listings: int
+    ) -> None:
         self.market = market
         self.engine = engine
         self._org, self.key = market.organisation(VOUCHER_U)
-        self.model = market.listing(PRICE, model="m", url=engine.url, context_length=100_000)
-        self._other = market.listing(PRICE, model="m", url=background.url, context_length=100_000)
+        like = {"model": "m", "context_length": 100_000}
+        made = [market.listing(PRICE, url=engine.url, **like) for _ in range(listings)]
+        self._models = deque(made)
+        self._other = market.listing(PRICE, url=background.url, **like)
         where = urlsplit(market.url)
         self._place = (where.hostname or "", where.port or 0)
         self._stop = threading.Event()
         self._caller = threading.Thread(target=self._keep_busy, daemon=True)
         self._caller.start()
         self._connection: http.client.HTTPConnection | None = None
+
+    @property
+    def model(self) -> str:
+        """The listing that is called."""
+        return self._models[0]
+
+    def turn(self) -> None:
+        """Go on with the next listing, whose engine has not failed for the longest time."""
+        self._models.rotate(-1)
 
     def close(self) -> None:
         """End the background's calls."""
@@ -146,7 +160,7 @@ class Gateway:
                 for name, value in answer.headers.items()
             ],
             self._plain(told),
-            [(_heads(asked, self.engine), self._plain(asked.body)) for asked in self.engine.asked],
+            self._asked(),
             event,
             moved,
             compiled,
@@ -159,6 +173,13 @@ class Gateway:
         while not served(self.call(body)):
             assert time.monotonic() < deadline, "the account does not get busy"
             time.sleep(_PACE_S)
+
+    def _asked(self) -> list[tuple[dict[str, str], bytes]]:
+        asked: list[tuple[dict[str, str], bytes]] = []
+        for one in self.engine.asked:
+            told = (_heads(one, self.engine), self._plain(one.body))
+            asked += [told] if asked[-1:] != [told] else []
+        return asked
 
     def _plain(self, told: bytes) -> bytes:
         return _GENERATION.sub(b"gen_0", told).replace(self.model.encode(), b"MODEL")
@@ -222,9 +243,12 @@ class Two:
 
 @contextlib.contextmanager
 def two_gateways(
-    folder: Path, url_of: Callable[[str], str], engines: list[Upstream]
+    folder: Path, url_of: Callable[[str], str], engines: list[Upstream], listings: int = 1
 ) -> Iterator[Two]:
-    """Run them, each on a database of its own and with one of the first two engines behind it."""
+    """Run them, each on a database of its own and with one of the first two engines behind it.
+
+    The third engine serves the background. `listings` is how many listings each has.
+    """
     *used, background = engines
     with contextlib.ExitStack() as stack:
         made = []
@@ -237,7 +261,7 @@ def two_gateways(
             market = Market(data_dir, url, environment)
             market.start()
             stack.callback(market.stop)
-            gateway = Gateway(market, engine, background)
+            gateway = Gateway(market, engine, background, listings)
             stack.callback(gateway.close)
             made.append(gateway)
         yield Two(*made)

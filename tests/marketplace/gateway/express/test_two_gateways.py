@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from proofs.express_calls import play
 from support.two_gateways import PRICE, Two, two_gateways
 from support.upstream import Reply, Upstream, add_endpoint, refuses, upstreams
 from support.upstream_answers import chat, chat_events, data
 
 pytest.importorskip("marketplace.gateway.express._core")
+
+SEED = "20261122"
+SECONDS = 10
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +29,7 @@ def _engines() -> Iterator[list[Upstream]]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, _engines: list[Upstream]) -> Iterator[Two]:
     folder = tmp_path_factory.mktemp("two")
-    with two_gateways(folder, lambda name: f"sqlite:///{folder / name}.db", _engines) as two:
+    with two_gateways(folder, lambda name: f"sqlite:///{folder / name}.db", _engines, 12) as two:
         yield two
 
 
@@ -162,3 +167,8 @@ def test_many_engines_leave_calls_to_one_of_them_compiled(two: Two) -> None:
     finally:
         gateway.model = usual
     gateway.wait_until_busy(lambda outcome: outcome.compiled)
+
+
+def test_nobody_can_tell_by_chance(two: Two) -> None:
+    """The short form of `make prove-express-calls`."""
+    assert play(two, time.monotonic() + SECONDS, SEED) == 0

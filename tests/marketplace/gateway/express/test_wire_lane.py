@@ -224,7 +224,9 @@ def test_a_client_that_does_not_read_is_gone(loop: str) -> None:
     tell(story, loop)
 
 
-@pytest.mark.parametrize("ahead", [b"", request(b"ahead"), b"POST /v1/"], ids=["", "one ahead", "half"])
+@pytest.mark.parametrize(
+    "ahead", [b"", request(b"ahead"), b"POST /v1/"], ids=["", "one ahead", "half"]
+)
 def test_closing_says_so_in_the_answer(loop: str, ahead: bytes) -> None:
     """It is the last of its connection, whatever else has been sent on that."""
 
