@@ -34,6 +34,9 @@ class Core:
     def close_idle(self) -> None: ...
     @property
     def connections(self) -> int: ...
+    @property
+    def restless(self) -> bool:
+        """Whether `look_around` has to be called: there are connections, or the listener rests."""
     def lane(self, what: str, *arguments: Any) -> Any:
         """Ask the lane: learn, forget, heard, running, told, charges, close (see `lane.Express`)."""
 

@@ -158,6 +158,11 @@ PyObject* connections(PyObject* self, void*) {
   return core ? PyLong_FromSize_t(core.wire().connections()) : nullptr;
 }
 
+PyObject* restless(PyObject* self, void*) {
+  const Busy core(self);
+  return core ? PyBool_FromLong(core.wire().restless()) : nullptr;
+}
+
 PyObject* lane(PyObject* self, PyObject* arguments) {
   const Py_ssize_t count = PyTuple_Size(arguments);
   const char* what = count > 0 ? PyUnicode_AsUTF8(PyTuple_GetItem(arguments, 0)) : nullptr;
@@ -185,6 +190,7 @@ PyMethodDef methods[] = {
 
 PyGetSetDef properties[] = {
     {"connections", connections, nullptr, nullptr, nullptr},
+    {"restless", restless, nullptr, nullptr, nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 

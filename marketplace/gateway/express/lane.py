@@ -142,12 +142,12 @@ class Express:
                 log.warning("compiled code does not book its charges itself: %s", why)
         self._loop.add_reader(self._fileno, self._woken)
 
-    # The event loop. While there are connections somebody looks around ten times a second, and otherwise
-    # nothing runs.
+    # The event loop. While there are connections, or none can be taken for want of descriptors, somebody
+    # looks around ten times a second, and otherwise nothing runs.
 
     def _woken(self) -> None:
         self._core.poll()
-        if self._timer is None and self._core.connections:
+        if self._timer is None and self._core.restless:
             self._attend()
 
     def _attend(self) -> None:
@@ -159,7 +159,7 @@ class Express:
         try:
             self._core.look_around()
         finally:
-            if self._core.connections:
+            if self._core.restless:
                 self._timer = self._loop.call_later(_LOOK_S, self._look)
             else:
                 self._loop.add_reader(self._fileno, self._woken)

@@ -45,6 +45,7 @@ class Listener final : public Watched {
   }
 
   void stop() { die(); }
+  bool rests() const { return resting_at_ != 0; }
 
   void patience(double now_s) override {
     if (resting_at_ != 0 && now_s - resting_at_ >= breath_s) {
@@ -132,6 +133,7 @@ class EpollWire final : public Wire {
   }
 
   std::size_t connections() const override { return house_.clients.size(); }
+  bool restless() const override { return !house_.clients.empty() || (listener_ != nullptr && listener_->rests()); }
 
  private:
   std::unique_ptr<Poller> poller_;

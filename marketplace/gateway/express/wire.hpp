@@ -120,6 +120,7 @@ class Wire {
   // Close idle connections, the others after their answer. Those that have a protocol are `door.Door.close`'s.
   virtual void close_idle() = 0;
   virtual std::size_t connections() const = 0;
+  virtual bool restless() const = 0;  // whether `look_around` has to be called: somebody may be late
 };
 
 }  // namespace express

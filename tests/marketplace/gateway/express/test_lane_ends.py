@@ -1,0 +1,208 @@
+"""Whatever goes wrong inside the lane, its calls end: nothing is kept of what they took.
+
+Python's hooks raise where the lane calls them, and the core is closed while calls are at every point of
+their way. Under sanitizers (`make prove-express-parsers`) this is also about memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.express_stand_in import Caller, Gateway, gateway_on
+from support.market import Market, environment_of
+from support.upstream import Upstream, add_endpoint, change_endpoints
+
+from marketplace.gateway.express.lane import core_type
+from marketplace.prices.components import Components
+
+PRICE = Components(input_u_per_m=2_000_000, output_u_per_m=9_000_000, cache_read_u_per_m=500_000)
+STREAM: dict[str, Any] = {"stream": True}
+pytest.importorskip("marketplace.gateway.express._core")
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    """A marketplace's database, with no gateway but the test's own."""
+    folder: Path = tmp_path_factory.mktemp("lane-ends")
+    url = f"sqlite:///{folder / 'tokenmart.db'}"
+    market = Market(folder, url, environment_of(folder, url))
+    made = market.run("init")
+    assert made.returncode == 0, made.stderr
+    yield market
+    assert market.problems() == []
+
+
+class Broken(Exception):
+    """What a hook of these tests raises."""
+
+
+class Fuse:
+    """Lets a method of Python's raise once it has been blown."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, of: Any, name: str, after: bool = False) -> None:
+        self.blown, self.times = False, 0
+        self.returned: Any = None
+        method = getattr(of, name)
+
+        def fused(*arguments: Any, **named: Any) -> Any:
+            if not self.blown:
+                return method(*arguments, **named)
+            self.times += 1
+            if after:
+                self.returned = method(*arguments, **named)
+            raise Broken(name)
+
+        patch.setattr(of, name, fused)
+
+
+async def _caller(gateway: Gateway, engines: list[Upstream], places: int | None = None) -> Caller:
+    """Return a caller whose calls the lane serves."""
+    market = gateway.market
+    for engine in engines:
+        engine.reset()
+    slug = await asyncio.to_thread(
+        market.listing, PRICE, url=engines[0].url, model="m", context_length=100_000
+    )
+    for engine in engines[1:]:
+        await asyncio.to_thread(add_endpoint, market, slug, engine)
+    if places is not None:
+        await asyncio.to_thread(change_endpoints, market, slug, max_concurrency=places)
+    org_id, key = await asyncio.to_thread(market.organisation, 10**9)
+    caller = Caller(org_id, key, slug)
+    await gateway.busy(caller)
+    for engine in engines:  # so that there is a connection to each, and their addresses are known
+        for _ in range(20):
+            if engine.asked:
+                break
+            await gateway.told(caller.request())
+    gateway.lane = True
+    await gateway.told(caller.request())
+    await gateway.quiet()
+    assert _taken(gateway)
+    return caller
+
+
+def _taken(gateway: Gateway) -> int:
+    """Return how many calls the lane has taken since it was asked last."""
+    assert gateway.express is not None
+    before = gateway.hot.counters.promised
+    gateway.express.count()
+    taken: int = gateway.hot.counters.promised - before
+    return taken
+
+
+def _kept(gateway: Gateway, caller: Caller) -> dict[str, Any]:
+    """Return what is still taken, of limits, engines, reserves and turns."""
+    found = gateway.standing(caller)
+    turns = gateway.hot.turns.gate(gateway._record(caller))
+    reserves = gateway.hot.reserves
+    every = [*reserves._open.values(), *reserves._all_leaving()]
+    return {
+        "limits": found["running"],
+        "engines": [in_flight for in_flight, *_ in found["engines"] if in_flight],
+        "reserves": [reserve.out for reserve in every if reserve.out],
+        "turns": turns.running if turns is not None else 0,
+        "open": found["open"],
+    }
+
+
+NOTHING = {"limits": [], "engines": [], "reserves": [], "turns": 0, "open": {}}
+
+
+def _tell(story: Callable[[], Any]) -> None:
+    async def timed() -> None:
+        async with asyncio.timeout(60):
+            await story()
+
+    asyncio.run(timed())
+
+
+@pytest.fixture(autouse=True)
+def unraised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What nobody could be told of."""
+    told: list[str] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda args: told.append(repr(args.exc_value)))
+    return told
+
+
+# The core's end.
+
+
+def _close(gateway: Gateway) -> None:
+    """Close the core as if the worker had died of something else."""
+    express, gateway.express = gateway.express, None
+    assert express is not None
+    if express._timer is not None:
+        express._timer.cancel()
+    asyncio.get_running_loop().remove_reader(express._fileno)
+    express._listener.close()
+    express._core.close()
+
+
+class _Side:
+    """Hooks and a protocol, for a core of its own."""
+
+    idle = False
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def connection(self, transport: Any) -> _Side:
+        return self
+
+    def data_received(self, data: bytes) -> None:
+        self.heard.append(data)
+
+    def connection_lost(self, error: object) -> None:
+        self.heard.append(error)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors")  # noqa: PTH112
+def test_who_comes_while_there_are_no_descriptors_is_served_later(
+    seeded: Market, engine: Upstream
+) -> None:
+    """Also where nobody else is connected, whose connection would keep the core awake."""
+
+    async def story() -> None:
+        async with gateway_on(seeded, core_type()) as gateway:
+            caller = await _caller(gateway, [engine])
+            assert gateway.express is not None
+            while gateway.express.connections or gateway.express._timer is not None:
+                await asyncio.sleep(0.01)
+            loop = asyncio.get_running_loop()
+            with socket.socket() as client:
+                client.setblocking(False)
+                with _no_descriptors():
+                    await loop.sock_connect(client, ("127.0.0.1", gateway.express_port))
+                    await asyncio.sleep(0.1)
+                    assert not gateway.express.connections
+                await loop.sock_sendall(client, caller.request())
+                told = await asyncio.wait_for(loop.sock_recv(client, 10_000), 10)
+                assert told.startswith(b"HTTP/1.1 200 ")
+            await gateway.quiet()
+
+    _tell(story)
+
+
+@contextlib.contextmanager
+def _no_descriptors() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+    fillers = [os.dup(0)]
+    while fillers[-1] <= highest:
+        fillers.append(os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for filler in fillers:
+            os.close(filler)
