@@ -82,13 +82,16 @@ bool LaneState::prepare() {
 }
 
 void LaneState::collect() {
-  settled.clear();
-  charges->collect(settled);
-  for (auto& [charge, outcome] : settled) {
+  // Its own: what comes of a call may be that somebody asks for this again.
+  std::vector<Answered> answered;
+  answered.swap(settled);
+  charges->collect(answered);
+  for (auto& [charge, outcome] : answered) {
     Call* call = static_cast<Call*>(charge->whose);
     call->charged(std::move(charge), outcome);
   }
-  settled.clear();
+  answered.clear();
+  settled.swap(answered);
 }
 
 Call::~Call() {

@@ -20,6 +20,7 @@ from support.express_stand_in import Caller, Gateway, gateway_on
 from support.market import Market, environment_of
 from support.upstream import Upstream, add_endpoint, change_endpoints
 
+from marketplace.gateway.express.hooks import Hooks
 from marketplace.gateway.express.lane import core_type
 from marketplace.prices.components import Components
 
@@ -163,6 +164,45 @@ class _Side:
 
     def connection_lost(self, error: object) -> None:
         self.heard.append(error)
+
+
+def test_a_call_may_ask_for_what_has_been_booked(
+    seeded: Market, engine: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several charges are answered at once, and what comes of one of them closes the lane."""
+    from marketplace.gateway.express._core import Turn
+
+    async def story() -> None:
+        async with gateway_on(seeded, core_type(), log="json") as gateway:
+            express = gateway.express
+            assert express is not None
+            caller = await _caller(gateway, [engine])
+            turn = Turn()
+            turn.__enter__()
+            engine.asked.clear()
+            asked = [asyncio.ensure_future(gateway.told(caller.request())) for _ in range(5)]
+            while len(engine.asked) < 5:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.05)
+            assert express.running == 5
+            nested.append(lambda: express._core.lane("close"))
+            turn.__exit__(None, None, None)
+            told = await asyncio.gather(*asked)
+            assert all(each.startswith(b"HTTP/1.1 200 ") for each in told)
+            assert not nested
+            await gateway.quiet()
+            assert _kept(gateway, caller) == NOTHING
+
+    nested: list[Callable[[], Any]] = []
+    seen = Hooks.seen
+
+    def sees(self: Hooks, *more: Any) -> None:
+        if nested:
+            nested.pop()()
+        seen(self, *more)
+
+    monkeypatch.setattr(Hooks, "seen", sees)
+    _tell(story)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors")  # noqa: PTH112
