@@ -39,6 +39,8 @@ class Core:
         """Whether `look_around` has to be called: there are connections, or the listener rests."""
     def lane(self, what: str, *arguments: Any) -> Any:
         """Ask the lane: learn, forget, heard, running, told, charges, close (see `lane.Express`)."""
+    def close(self) -> None:
+        """End everything at once: clients are cut off, calls that are under way give back what they took."""
 
 # Price, plan and bill (pay.hpp), for the tests.
 

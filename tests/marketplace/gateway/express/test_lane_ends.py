@@ -166,6 +166,25 @@ class _Side:
         self.heard.append(error)
 
 
+def test_a_core_that_is_dropped_on_the_way_of_an_error_does_not_touch_it(
+    unraised: list[str],
+) -> None:
+    """It calls Python at its end, which must not find that error, and not lose it."""
+    core_of, side = core_type(), _Side()
+    assert core_of is not None
+    client, ours = socket.socketpair()
+    with client:
+        core = core_of(side, echo=True, body_limit=1, connect_s=1.0, silence_s=1.0)  # type: ignore[call-arg]
+        core.adopt(ours.detach(), b"GET /")
+        core.poll()
+        cores = [core]
+        del core
+        with pytest.raises(TypeError):
+            _ = cores.pop() + 1  # type: ignore[operator]
+    assert side.heard == [b"GET /", None]
+    assert not unraised
+
+
 def test_a_call_may_ask_for_what_has_been_booked(
     seeded: Market, engine: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
