@@ -331,17 +331,20 @@ void Call::settle() {
 }
 
 void Call::charge_in_python(const Charge& charge) {
-  waiting_ = make_waiting(this, lane_.loop.get());
+  LaneState& lane = lane_;
+  const Ref waiting = make_waiting(this, lane.loop.get());
+  waiting_ = Ref::share(waiting.get());
   const Ref tx = text(charge.tx), legs = as_tuple(charge.legs), entries = as_tuple(charge.entries);
   const Ref usage = as_tuple(charge.usage), at_us = number(charge.at_us);
-  if (waiting_ && tx && legs && entries && usage && at_us) {
-    PyObject* arguments[] = {tx.get(), legs.get(), entries.get(), usage.get(), at_us.get(), waiting_.get()};
-    const Ref sent(PyObject_Vectorcall(lane_.charge.get(), arguments, 6, nullptr));
+  if (waiting && tx && legs && entries && usage && at_us) {
+    PyObject* arguments[] = {tx.get(), legs.get(), entries.get(), usage.get(), at_us.get(), waiting.get()};
+    const Ref sent(PyObject_Vectorcall(lane.charge.get(), arguments, 6, nullptr));
     if (sent) return;
   }
-  unraisable(lane_.charge.get());
-  if (waiting_) forget_call(waiting_.get());
+  unraisable(lane.charge.get());
+  if (waiting && !forget_call(waiting.get())) return;  // it was told all the same, and this call is over
   settling_ = false;
+  waiting_.drop();
   give_up("answer");
 }
 

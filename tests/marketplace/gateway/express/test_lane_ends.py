@@ -134,6 +134,43 @@ def unraised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return told
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["before", "behind"])
+def test_a_charge_that_cannot_be_handed_on_is_pythons(
+    seeded: Market, engine: Upstream, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Whether it was answered before the hook raised, or nobody has it."""
+    monkeypatch.setattr("marketplace.gateway.express.lane.is_sqlite", lambda _: False)
+    times = 0
+    charge = Hooks.charge
+
+    def charges(self: Hooks, tx: str, *more: Any) -> None:
+        nonlocal times
+        if not blown:
+            charge(self, tx, *more)
+            return
+        times += 1
+        if again:
+            more[-1].set_result(None)
+            assert more[-1].done()
+        raise Broken
+
+    monkeypatch.setattr(Hooks, "charge", charges)
+    blown = False
+
+    async def story() -> None:
+        nonlocal blown
+        async with gateway_on(seeded, core_type()) as gateway:
+            caller = await _caller(gateway, [engine])
+            blown = True
+            told = await gateway.told(caller.request())
+            await gateway.quiet()
+            assert told.startswith(b"HTTP/1.1 200 ")
+            assert times == 1
+            assert _kept(gateway, caller) == NOTHING
+
+    _tell(story)
+
+
 # The core's end.
 
 
