@@ -113,7 +113,7 @@ bool Call::begin(LaneState& lane, Client& client, const std::shared_ptr<const Kn
   }
   const Way& way = *call->way_;
   ++lane.counted.promised;
-  ++lane.running;
+  call->begun();
   call->id_ = new_id("gen");
   append_hex(call->sha256_, sha256(body));
   std::string sent;
@@ -174,6 +174,35 @@ bool Call::promise() {
     if (lane_.reserve_calls.read(reserve, calls)) lane_.reserve_calls.write(reserve, calls + 1);
   }
   return true;
+}
+
+void Call::begun() {
+  place_among_ = lane_.running.size();
+  lane_.running.push_back(this);
+}
+
+void Call::over() {
+  std::vector<Call*>& running = lane_.running;
+  running[place_among_] = running.back();
+  running[place_among_]->place_among_ = place_among_;
+  running.pop_back();
+}
+
+void Call::abandon() {
+  over();
+  if (flight_ != nullptr) flight_->cut_off();
+  if (waiting_) forget_call(waiting_.get());
+  client_->call = nullptr;
+  give_back();
+  delete this;
+}
+
+// As if it had never been taken.
+void Call::give_back() {
+  let_go();
+  if (lane_.places.taken(place_)) lane_.places.abandoned(place_);
+  leave_gate("give_back");
+  lane_.limits.leave(taken_, 0);
 }
 
 // `Reserves.let_go`.
@@ -459,7 +488,7 @@ void Call::end_stream() {
 }
 
 void Call::finish() {
-  --lane_.running;
+  over();
   Client* client = client_;
   client->call = nullptr;
   delete this;
@@ -467,26 +496,31 @@ void Call::finish() {
 }
 
 void Call::give_up(const char* kind, bool sent) {
-  --lane_.running;
+  over();
   PyObject* arguments = arguments_of(kind, sent);
   Ref resumed;
   if (arguments != nullptr) {
     resumed = Ref(PyObject_Call(lane_.resumed.get(), arguments, nullptr));
     Py_DECREF(arguments);
   }
-  if (!resumed) {
-    // Not even that could be said: give back what was taken, and let Python serve the request from its start.
-    unraisable(lane_.resumed.get());
-    let_go();
-    if (lane_.places.taken(place_)) lane_.places.abandoned(place_);
-    leave_gate("give_back");
-    lane_.limits.leave(taken_, 0);
-    resumed = Ref::share(Py_None);
-  }
   Client* client = client_;
   client->call = nullptr;
+  if (resumed && client->give_up(resumed.get())) {
+    // All of it is that one's now.
+    Limits::forget(taken_);
+    place_ = Place();
+    delete this;
+    return;
+  }
+  if (!resumed) unraisable(lane_.resumed.get());
+  // Not even that could be said. Whoever has read nothing yet is served by Python, from the request's start.
+  const bool may_begin_anew = !resumed && !head_out_ && !client->gone();
+  give_back();
   delete this;
-  client->give_up(resumed.get());
+  if (may_begin_anew)
+    client->give_up(Py_None);
+  else
+    client->break_off();
 }
 
 // The arguments of `hooks.resumed`; null with a Python error set.

@@ -11,6 +11,7 @@ import contextlib
 import os
 import resource
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from typing import Any
 import pytest
 from support.express_stand_in import Caller, Gateway, gateway_on
 from support.market import Market, environment_of
-from support.upstream import Upstream, add_endpoint, change_endpoints
+from support.upstream import Reply, Upstream, add_endpoint, change_endpoints, refuses, usual
 
 from marketplace.gateway.express.hooks import Hooks
 from marketplace.gateway.express.lane import core_type
+from marketplace.gateway.fairness import FairGate
 from marketplace.prices.components import Components
+from serving.routing import Router
 
 PRICE = Components(input_u_per_m=2_000_000, output_u_per_m=9_000_000, cache_read_u_per_m=500_000)
 STREAM: dict[str, Any] = {"stream": True}
@@ -134,6 +137,76 @@ def unraised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return told
 
 
+@pytest.mark.parametrize("places", [None, 8])
+@pytest.mark.parametrize(
+    ("fields", "reply"),
+    [
+        ({}, refuses(500)),
+        ({}, Reply({}, fails="close", after=1)),
+        (STREAM, refuses(500)),
+    ],
+)
+def test_a_call_that_cannot_be_given_up_is_served_from_its_start(
+    seeded: Market, engine: Upstream, monkeypatch: pytest.MonkeyPatch, unraised: list[str],
+    fields: dict[str, Any], reply: Reply, places: int | None,
+) -> None:  # fmt: skip
+    fuse = Fuse(monkeypatch, Hooks, "resumed")
+
+    async def story() -> None:
+        async with gateway_on(seeded, core_type()) as gateway:
+            caller = await _caller(gateway, [engine], places)
+            engine.asked.clear()
+            engine.script(reply)
+            fuse.blown = True
+            told = await gateway.told(caller.request(**fields))
+            await gateway.quiet()
+            assert fuse.times == 1
+            assert told.startswith(b"HTTP/1.1 200 ")
+            assert len(engine.asked) == 2
+            assert _kept(gateway, caller) == NOTHING
+            assert unraised
+
+    _tell(story)
+
+
+def test_a_stream_that_cannot_be_given_up_is_broken_off(
+    seeded: Market, engine: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second head inside of it would be taken for a part of the answer."""
+    fuse = Fuse(monkeypatch, Hooks, "resumed")
+
+    async def story() -> None:
+        async with gateway_on(seeded, core_type()) as gateway:
+            caller = await _caller(gateway, [engine])
+            engine.script(lambda asked: Reply(events=usual(asked).events, fails="close", after=3))
+            fuse.blown = True
+            told = await gateway.told(caller.request(**STREAM))
+            await gateway.quiet()
+            assert fuse.times == 1
+            assert told.count(b"HTTP/1.1") == 1
+            assert _kept(gateway, caller) == NOTHING
+
+    _tell(story)
+
+
+def test_a_call_that_python_does_not_want_leaves_nothing_taken(
+    seeded: Market, engine: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fuse = Fuse(monkeypatch, Hooks, "connection")
+
+    async def story() -> None:
+        async with gateway_on(seeded, core_type()) as gateway:
+            caller = await _caller(gateway, [engine])
+            engine.script(refuses(500))
+            fuse.blown = True
+            assert await gateway.told(caller.request()) == b""
+            await gateway.quiet()
+            assert fuse.times == 1
+            assert _kept(gateway, caller) == NOTHING
+
+    _tell(story)
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["before", "behind"])
 def test_a_charge_that_cannot_be_handed_on_is_pythons(
     seeded: Market, engine: Upstream, monkeypatch: pytest.MonkeyPatch, again: bool
@@ -171,6 +244,40 @@ def test_a_charge_that_cannot_be_handed_on_is_pythons(
     _tell(story)
 
 
+@pytest.mark.parametrize(
+    ("of", "name", "engines_", "places", "served"),
+    [
+        (Hooks, "choose", 2, None, False),
+        (Hooks, "seen", 1, None, True),
+        (FairGate, "enter_now", 1, 8, False),
+        (FairGate, "leave", 1, 8, True),
+        (Router, "ended", 2, None, True),
+        (Router, "answered", 2, None, True),
+    ],
+)
+def test_whoever_is_asked_may_raise(
+    seeded: Market, engines: list[Upstream], monkeypatch: pytest.MonkeyPatch,
+    of: Any, name: str, engines_: int, places: int | None, served: bool,
+) -> None:  # fmt: skip
+    fuse = Fuse(monkeypatch, of, name, after=name != "enter_now")
+
+    async def story() -> None:
+        async with gateway_on(seeded, core_type(), log="json") as gateway:
+            caller = await _caller(gateway, engines[:engines_], places)
+            fuse.blown = True
+            told = await gateway.told(caller.request(**STREAM))
+            fuse.blown = False
+            await gateway.quiet()
+            assert fuse.times == 1
+            assert told.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+            assert bool(_taken(gateway)) == served
+            if name == "choose":  # nobody knows what it has chosen
+                gateway.hot.router.abandoned(fuse.returned)
+            assert _kept(gateway, caller) == NOTHING
+
+    _tell(story)
+
+
 # The core's end.
 
 
@@ -183,6 +290,99 @@ def _close(gateway: Gateway) -> None:
     asyncio.get_running_loop().remove_reader(express._fileno)
     express._listener.close()
     express._core.close()
+
+
+@pytest.mark.parametrize("places", [None, 8])
+@pytest.mark.parametrize("ways", [1, 2])
+@pytest.mark.parametrize(
+    ("fields", "reply"),
+    [
+        ({}, Reply({}, waits=True)),
+        (STREAM, lambda asked: Reply(events=usual(asked).events, waits=True, after=3)),
+    ],
+)
+def test_a_core_may_be_closed_in_the_middle_of_calls(
+    seeded: Market, engines: list[Upstream], fields: dict[str, Any], reply: Any,
+    ways: int, places: int | None,
+) -> None:  # fmt: skip
+    async def story() -> None:
+        async with gateway_on(seeded, core_type()) as gateway:
+            caller = await _caller(gateway, engines[:ways], places)
+            for engine in engines[:ways]:
+                engine.script(reply)
+                engine.asked.clear()
+            asked = asyncio.ensure_future(gateway.told(caller.request(**fields)))
+            while not any(engine.asked for engine in engines):
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.05)
+            assert gateway.express is not None
+            assert gateway.express.running == 1
+            _close(gateway)
+            assert b"[DONE]" not in await asked
+            assert _kept(gateway, caller) == NOTHING
+            for engine in engines:
+                engine.go()
+
+    _tell(story)
+
+
+def test_a_core_may_be_closed_while_python_books_a_charge(
+    seeded: Market, engine: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketplace.gateway.express.lane.is_sqlite", lambda _: False)
+    waiting: list[Any] = []
+    charge = Hooks.charge
+
+    def charges(self: Hooks, tx: str, *more: Any) -> None:
+        if blown:
+            waiting.append(more[-1])
+        else:
+            charge(self, tx, *more)
+
+    monkeypatch.setattr(Hooks, "charge", charges)
+    blown = False
+
+    async def story() -> None:
+        nonlocal blown
+        async with gateway_on(seeded, core_type()) as gateway:
+            caller = await _caller(gateway, [engine])
+            blown = True
+            asked = asyncio.ensure_future(gateway.told(caller.request()))
+            while not waiting:
+                await asyncio.sleep(0.005)
+            assert not waiting[0].done()
+            _close(gateway)
+            assert await asked == b""
+            assert waiting[0].done()
+            waiting[0].set_result(None)
+            waiting[0].set_exception(Broken())
+            assert _kept(gateway, caller) == NOTHING
+
+    _tell(story)
+
+
+def test_a_core_may_be_closed_while_it_books_a_charge(seeded: Market, engine: Upstream) -> None:
+    """It waits for its own writer, and that for its turn: the interpreter goes on meanwhile."""
+    from marketplace.gateway.express._core import Turn
+
+    async def story() -> None:
+        async with gateway_on(seeded, core_type()) as gateway:
+            caller = await _caller(gateway, [engine])
+            turn = Turn()
+            turn.__enter__()
+            engine.asked.clear()
+            asked = asyncio.ensure_future(gateway.told(caller.request()))
+            while not engine.asked:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.05)
+            given = threading.Timer(0.2, turn.__exit__, (None, None, None))
+            given.start()
+            _close(gateway)
+            given.join()
+            assert await asked == b""
+            assert _kept(gateway, caller) == NOTHING
+
+    _tell(story)
 
 
 class _Side:
