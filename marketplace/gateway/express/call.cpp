@@ -82,13 +82,16 @@ bool LaneState::prepare() {
 }
 
 void LaneState::collect() {
-  settled.clear();
-  charges->collect(settled);
-  for (auto& [charge, outcome] : settled) {
+  // Its own: what comes of a call may be that somebody asks for this again.
+  std::vector<Answered> answered;
+  answered.swap(settled);
+  charges->collect(answered);
+  for (auto& [charge, outcome] : answered) {
     Call* call = static_cast<Call*>(charge->whose);
     call->charged(std::move(charge), outcome);
   }
-  settled.clear();
+  answered.clear();
+  settled.swap(answered);
 }
 
 Call::~Call() {
@@ -110,7 +113,7 @@ bool Call::begin(LaneState& lane, Client& client, const std::shared_ptr<const Kn
   }
   const Way& way = *call->way_;
   ++lane.counted.promised;
-  ++lane.running;
+  call->begun();
   call->id_ = new_id("gen");
   append_hex(call->sha256_, sha256(body));
   std::string sent;
@@ -171,6 +174,35 @@ bool Call::promise() {
     if (lane_.reserve_calls.read(reserve, calls)) lane_.reserve_calls.write(reserve, calls + 1);
   }
   return true;
+}
+
+void Call::begun() {
+  place_among_ = lane_.running.size();
+  lane_.running.push_back(this);
+}
+
+void Call::over() {
+  std::vector<Call*>& running = lane_.running;
+  running[place_among_] = running.back();
+  running[place_among_]->place_among_ = place_among_;
+  running.pop_back();
+}
+
+void Call::abandon() {
+  over();
+  if (flight_ != nullptr) flight_->cut_off();
+  if (waiting_) forget_call(waiting_.get());
+  client_->call = nullptr;
+  give_back();
+  delete this;
+}
+
+// As if it had never been taken.
+void Call::give_back() {
+  let_go();
+  if (lane_.places.taken(place_)) lane_.places.abandoned(place_);
+  leave_gate("give_back");
+  lane_.limits.leave(taken_, 0);
 }
 
 // `Reserves.let_go`.
@@ -328,17 +360,20 @@ void Call::settle() {
 }
 
 void Call::charge_in_python(const Charge& charge) {
-  waiting_ = make_waiting(this, lane_.loop.get());
+  LaneState& lane = lane_;
+  const Ref waiting = make_waiting(this, lane.loop.get());
+  waiting_ = Ref::share(waiting.get());
   const Ref tx = text(charge.tx), legs = as_tuple(charge.legs), entries = as_tuple(charge.entries);
   const Ref usage = as_tuple(charge.usage), at_us = number(charge.at_us);
-  if (waiting_ && tx && legs && entries && usage && at_us) {
-    PyObject* arguments[] = {tx.get(), legs.get(), entries.get(), usage.get(), at_us.get(), waiting_.get()};
-    const Ref sent(PyObject_Vectorcall(lane_.charge.get(), arguments, 6, nullptr));
+  if (waiting && tx && legs && entries && usage && at_us) {
+    PyObject* arguments[] = {tx.get(), legs.get(), entries.get(), usage.get(), at_us.get(), waiting.get()};
+    const Ref sent(PyObject_Vectorcall(lane.charge.get(), arguments, 6, nullptr));
     if (sent) return;
   }
-  unraisable(lane_.charge.get());
-  if (waiting_) forget_call(waiting_.get());
+  unraisable(lane.charge.get());
+  if (waiting && !forget_call(waiting.get())) return;  // it was told all the same, and this call is over
   settling_ = false;
+  waiting_.drop();
   give_up("answer");
 }
 
@@ -453,7 +488,7 @@ void Call::end_stream() {
 }
 
 void Call::finish() {
-  --lane_.running;
+  over();
   Client* client = client_;
   client->call = nullptr;
   delete this;
@@ -461,26 +496,31 @@ void Call::finish() {
 }
 
 void Call::give_up(const char* kind, bool sent) {
-  --lane_.running;
+  over();
   PyObject* arguments = arguments_of(kind, sent);
   Ref resumed;
   if (arguments != nullptr) {
     resumed = Ref(PyObject_Call(lane_.resumed.get(), arguments, nullptr));
     Py_DECREF(arguments);
   }
-  if (!resumed) {
-    // Not even that could be said: give back what was taken, and let Python serve the request from its start.
-    unraisable(lane_.resumed.get());
-    let_go();
-    if (lane_.places.taken(place_)) lane_.places.abandoned(place_);
-    leave_gate("give_back");
-    lane_.limits.leave(taken_, 0);
-    resumed = Ref::share(Py_None);
-  }
   Client* client = client_;
   client->call = nullptr;
+  if (resumed && client->give_up(resumed.get())) {
+    // All of it is that one's now.
+    Limits::forget(taken_);
+    place_ = Place();
+    delete this;
+    return;
+  }
+  if (!resumed) unraisable(lane_.resumed.get());
+  // Not even that could be said. Whoever has read nothing yet is served by Python, from the request's start.
+  const bool may_begin_anew = !resumed && !head_out_ && !client->gone();
+  give_back();
   delete this;
-  client->give_up(resumed.get());
+  if (may_begin_anew)
+    client->give_up(Py_None);
+  else
+    client->break_off();
 }
 
 // The arguments of `hooks.resumed`; null with a Python error set.

@@ -61,7 +61,8 @@ struct LaneState {
   std::unique_ptr<ChargeWriter> charges;
   std::vector<Answered> settled;  // reused
   Counted counted;
-  std::int64_t running = 0, default_max_tokens = 0, slow_us = 0;
+  std::vector<Call*> running;  // in no order; each knows its place
+  std::int64_t default_max_tokens = 0, slow_us = 0;
 };
 
 class Call final : public Reader {
@@ -70,6 +71,9 @@ class Call final : public Reader {
   static bool begin(LaneState& lane, Client& client, const std::shared_ptr<const Known>& known, const Asked& asked,
                     View body, std::int64_t at_us, std::int64_t input_tokens, std::int64_t max_tokens);
   ~Call() override;
+
+  // The lane's end, while the wire is still there: gives back what was taken, whatever may be owed, and is gone.
+  void abandon();
 
   void left();
   void slow(bool slow);
@@ -83,11 +87,14 @@ class Call final : public Reader {
  private:
   Call(LaneState& lane, Client& client, std::shared_ptr<const Known> known) noexcept
       : lane_(lane), client_(&client), known_(std::move(known)) {}
+  void begun();
+  void over();
   bool promise();
   bool take_place(View body, View hint);
   bool enter_gate();
   void leave_gate(const char* how);
   void let_go();
+  void give_back();
   void settle();
   void charge_in_python(const Charge& charge);
   void booked();
@@ -102,6 +109,7 @@ class Call final : public Reader {
   LaneState& lane_;
   Client* client_;
   std::shared_ptr<const Known> known_;
+  std::size_t place_among_ = 0;  // those that run
   const Way* way_ = nullptr;
   Flight* flight_ = nullptr;
   Ref waiting_;

@@ -268,14 +268,16 @@ void ClientSocket::done() {
   interest();
 }
 
-void ClientSocket::give_up(PyObject* resumed) {
-  if (stage_ != Stage::taken) return;
+bool ClientSocket::give_up(PyObject* resumed) {
+  if (stage_ != Stage::taken) return false;
   call = nullptr;
   stage_ = Stage::python;
   const bool gone = gone_;
-  if (!attach()) return;
+  if (!attach()) return false;
   if (PyObject_SetAttr(protocol_.get(), names.resumed, resumed == nullptr ? Py_None : resumed) < 0) {
     poller_.caught(protocol_.get());
+    finish({});
+    return false;
   }
   request_.append(ahead_);
   std::string bytes;
@@ -283,7 +285,7 @@ void ClientSocket::give_up(PyObject* resumed) {
   clear(ahead_);
   reset();
   feed(bytes);
-  if (stage_ != Stage::python) return;
+  if (stage_ != Stage::python) return true;
   if (gone) {
     finish({});
   } else if (slow_ && !closing_) {
@@ -291,6 +293,11 @@ void ClientSocket::give_up(PyObject* resumed) {
     tell(names.pause_writing);
   }
   interest();
+  return true;
+}
+
+void ClientSocket::break_off() {
+  if (stage_ == Stage::taken) finish({});
 }
 
 // Python's side.

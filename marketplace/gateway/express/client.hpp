@@ -48,7 +48,8 @@ class ClientSocket final : public Client, public Watched, public Ground {
   View peer() override;
   void done() override;
   bool closing() const override { return house_.closing; }
-  void give_up(PyObject* resumed) override;
+  bool give_up(PyObject* resumed) override;
+  void break_off() override;
 
   // Ground: what Python's transport calls
   void send(View bytes) override;

@@ -104,7 +104,11 @@ PyObject* close(PyObject* self, PyObject*) {
 }
 
 void dealloc(PyObject* self) {
+  // Python is called at the end, and there may be an error on its way.
+  PyObject *error, *value, *trace;
+  PyErr_Fetch(&error, &value, &trace);
   end(core_of(self));
+  PyErr_Restore(error, value, trace);
   PyTypeObject* made_of = Py_TYPE(self);
   made_of->tp_free(self);
   Py_DECREF(made_of);

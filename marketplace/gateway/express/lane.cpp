@@ -65,10 +65,12 @@ class Open : public Express {
  public:
   explicit Open(PyObject* hooks) : lane_(hooks) {}
   ~Open() override {
-    if (!lane_.charges) return;
-    Py_BEGIN_ALLOW_THREADS;
-    lane_.charges->close();
-    Py_END_ALLOW_THREADS;
+    if (lane_.charges) {
+      Py_BEGIN_ALLOW_THREADS;
+      lane_.charges->close();
+      Py_END_ALLOW_THREADS;
+    }
+    while (!lane_.running.empty()) lane_.running.back()->abandon();
   }
 
   bool prepare() { return lane_.prepare(); }
@@ -200,7 +202,7 @@ PyObject* Open::asked(const char* what, PyObject* arguments) {
     known_.clear();
     Py_RETURN_NONE;
   }
-  if (question == "running") return PyLong_FromLongLong(lane_.running);
+  if (question == "running") return PyLong_FromSize_t(lane_.running.size());
   if (question == "told") return lane_.counted.take();
   if (question == "charges") return open_charges(arguments);
   if (question == "queued") return PyLong_FromSize_t(lane_.charges ? lane_.charges->queued() : 0);

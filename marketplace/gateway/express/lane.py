@@ -145,8 +145,8 @@ class Express:
                 log.warning("compiled code does not book its charges itself: %s", why)
         self._loop.add_reader(self._fileno, self._woken)
 
-    # The event loop. While there are connections somebody looks around ten times a second, and otherwise
-    # nothing runs.
+    # The event loop. While there are connections, or none can be taken for want of descriptors, somebody
+    # looks around ten times a second, and otherwise nothing runs.
 
     def _woken(self) -> None:
         self._core.poll()

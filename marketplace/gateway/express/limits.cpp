@@ -199,12 +199,16 @@ void Limits::leave(Taken& taken, std::int64_t tokens_used) {
       running_.write(meter, n.running - 1);
     }
     if (PyErr_Occurred() != nullptr) unraisable(meter);
-    Py_DECREF(meter);
   }
+  forget(taken);
+}
+
+void Limits::forget(Taken& taken) {
+  for (std::size_t i = 0; i < taken.count; ++i) Py_DECREF(taken.meters[i]);
   taken.count = 0;
 }
 
-Ref Limits::ticket(Taken& taken) const {
+Ref Limits::ticket(const Taken& taken) const {
   Ref meters(PyList_New(static_cast<Py_ssize_t>(taken.count)));
   Ref due(PyList_New(static_cast<Py_ssize_t>(taken.count)));
   if (!meters || !due) return Ref();
@@ -214,13 +218,9 @@ Ref Limits::ticket(Taken& taken) const {
     PyList_SET_ITEM(meters.get(), static_cast<Py_ssize_t>(i), Py_NewRef(taken.meters[i]));
     PyList_SET_ITEM(due.get(), static_cast<Py_ssize_t>(i), due_ps);
   }
-  Ref made(PyObject_CallFunction(ticket_type_.get(), "OOOLL", limits_.get(), meters.get(), due.get(),
-                                 static_cast<long long>(taken.reserved), static_cast<long long>(taken.shifted_us)));
-  if (made) {
-    for (std::size_t i = 0; i < taken.count; ++i) Py_DECREF(taken.meters[i]);
-    taken.count = 0;
-  }
-  return made;
+  return Ref(PyObject_CallFunction(ticket_type_.get(), "OOOLL", limits_.get(), meters.get(), due.get(),
+                                   static_cast<long long>(taken.reserved),
+                                   static_cast<long long>(taken.shifted_us)));
 }
 
 }  // namespace express

@@ -38,8 +38,9 @@ class Limits {
   void append_headers(const Taken& taken, std::string& out) const;
   // `Ticket.settle` and `Ticket.leave`. `tokens_used` is what the call came to.
   void leave(Taken& taken, std::int64_t tokens_used);
-  // A `Ticket` with all that was taken, which is not `taken`'s any more.
-  Ref ticket(Taken& taken) const;
+  // A `Ticket` for all that was taken. Who hands it on forgets `taken` then: one of the two leaves.
+  Ref ticket(const Taken& taken) const;
+  static void forget(Taken& taken);
 
  private:
   struct Numbers;

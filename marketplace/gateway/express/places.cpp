@@ -109,12 +109,10 @@ void Places::abandoned(Place& place) const {
   place.health.drop();
 }
 
-Ref Places::choice(Place& place, PyObject* endpoint, PyObject* caller) const {
-  if (place.choice) return std::move(place.choice);
-  Ref made(PyObject_CallFunction(choice_type_.get(), "OOsdOO", endpoint, place.health.get(), "only", place.started_s,
-                                 Py_None, caller));
-  if (made) place.health.drop();
-  return made;
+Ref Places::choice(const Place& place, PyObject* endpoint, PyObject* caller) const {
+  if (place.choice) return Ref::share(place.choice.get());
+  return Ref(PyObject_CallFunction(choice_type_.get(), "OOsdOO", endpoint, place.health.get(), "only",
+                                   place.started_s, Py_None, caller));
 }
 
 }  // namespace express

@@ -21,7 +21,8 @@ class Places {
   void answered(const Place& place) const;                          // `Router.answered`
   void ended(Place& place, std::int64_t output_tokens) const;       // `Router.ended`
   void abandoned(Place& place) const;                               // `Router.abandoned`
-  Ref choice(Place& place, PyObject* endpoint, PyObject* caller) const;  // a `Choice`, not `place`'s any more
+  // A `Choice` for it. Who hands it on forgets the place then: one of the two ends it.
+  Ref choice(const Place& place, PyObject* endpoint, PyObject* caller) const;
 
  private:
   void leave(const Place& place, double now_s) const;

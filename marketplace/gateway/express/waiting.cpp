@@ -72,6 +72,6 @@ Ref make_waiting(Call* call, PyObject* loop) {
   return made;
 }
 
-void forget_call(PyObject* waiting) { of(waiting)->call = nullptr; }
+bool forget_call(PyObject* waiting) { return std::exchange(of(waiting)->call, nullptr) != nullptr; }
 
 }  // namespace express

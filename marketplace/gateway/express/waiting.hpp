@@ -8,6 +8,6 @@ class Call;
 
 bool prepare_waiting();                         // once; false with a Python error set
 Ref make_waiting(Call* call, PyObject* loop);   // get_loop(), done(), set_result(x), set_exception(e)
-void forget_call(PyObject* waiting);            // nobody is to be told any more
+bool forget_call(PyObject* waiting);            // nobody is to be told any more; false where it has been told
 
 }  // namespace express

@@ -45,8 +45,10 @@ class Client {
   // Gives the taken request to Python after all: `hooks.connection(transport)` is called unless there is a
   // protocol already, `protocol.resumed = resumed` is set (None: nothing to resume), then the protocol gets the
   // request's bytes, and what came behind them. The lane is not called for this request again. Where the client
-  // has gone, the transport says that it is closing.
-  virtual void give_up(PyObject* resumed) = 0;
+  // has gone, the transport says that it is closing. False where Python does not take it: then nobody has it, and
+  // the connection is over.
+  virtual bool give_up(PyObject* resumed) = 0;
+  virtual void break_off() = 0;               // ends the connection, in the middle of what was written
   void* call = nullptr;                       // the lane's own
 };
 
