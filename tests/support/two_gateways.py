@@ -43,6 +43,9 @@ _UNLIKE = ("id", "lane", "seq", "org_id", "key_id", "listing", "endpoint_id", "o
 _UNLIKE_TOO = ("price_version_id", "started_at_us", "first_token_us", "ended_at_us")
 _GENERATION = re.compile(rb"gen_[0-9A-Z]{26}")
 _ENDPOINT = re.compile(r"ept_[0-9A-Z]{26}")
+_SAID = ("event", "level", "status", "error", "why", "stream", "outcome", "usage_source", "cost_u")
+_PHASES_NOT_ALWAYS = ("hold_ms",)
+"""A promise may take less than a microsecond."""
 _MOVING = ("x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens")
 _MOVING_TOO = ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens", "x-tm-price-version")
 
@@ -62,6 +65,9 @@ class Outcome:
     """The charge or settlement: code, kind of transfer and amount."""
     compiled: bool = field(default=False, compare=False)
     """Whether compiled code has booked it."""
+    generation: str = field(default="", compare=False)
+    line: dict[str, Any] = field(default_factory=dict)
+    """What the log says of it, where it was looked up; of times only which there are."""
 
     @property
     def charged(self) -> bool:
@@ -77,6 +83,7 @@ class Outcome:
                 "body": o.body,
                 "asked": o.asked,
                 "moved": o.moved,
+                "line": o.line,
             }
             | o.event
             for o in (self, other)
@@ -164,6 +171,7 @@ class Gateway:
             event,
             moved,
             compiled,
+            generation,
         )
 
     def wait_until_busy(self, served: Callable[[Outcome], bool]) -> None:
@@ -180,6 +188,25 @@ class Gateway:
             told = (_heads(one, self.engine), self._plain(one.body))
             asked += [told] if asked[-1:] != [told] else []
         return asked
+
+    def logged(self, generation: str) -> dict[str, Any]:
+        """Return the line of a call, which comes a moment after it; nothing for one without a generation."""
+        if not generation:
+            return {}
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            found = [
+                line for line in list(self.market.printed) if generation in line and line[0] == "{"
+            ]
+            if found:
+                told = json.loads(found[-1])
+                return {
+                    name: name.endswith("_ms") or (value if name in _SAID else "…")
+                    for name, value in told.items()
+                    if name not in _PHASES_NOT_ALWAYS
+                }
+            assert time.monotonic() < deadline, f"nothing is said of {generation}"
+            time.sleep(_PACE_S)
 
     def _plain(self, told: bytes) -> bytes:
         return _GENERATION.sub(b"gen_0", told).replace(self.model.encode(), b"MODEL")
@@ -238,6 +265,8 @@ class Two:
             outcomes.append(
                 gateway.call(body, {k.replace("_", "-"): v for k, v in headers.items()})
             )
+        for gateway, outcome in zip((self.compiled, self.plain), outcomes, strict=True):
+            outcome.line = gateway.logged(outcome.generation)
         return outcomes[0], outcomes[1]
 
 
@@ -256,8 +285,9 @@ def two_gateways(
             data_dir = folder / mode
             data_dir.mkdir()
             url = url_of(f"two_{mode}_{ulid().lower()}")
-            none = {f"TOKENMART_{name}": "0" for name in ("ORG_RPM", "ORG_CONCURRENCY")}
-            environment = environment_of(data_dir, url, TOKENMART_GATEWAY_EXPRESS=mode, **none)
+            more = {f"TOKENMART_{name}": "0" for name in ("ORG_RPM", "ORG_CONCURRENCY")}
+            more |= {"TOKENMART_GATEWAY_EXPRESS": mode, "TOKENMART_LOG": "json"}
+            environment = environment_of(data_dir, url, **more)
             market = Market(data_dir, url, environment)
             market.start()
             stack.callback(market.stop)

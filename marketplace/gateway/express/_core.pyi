@@ -53,8 +53,8 @@ class Core:
     def lane(self, what: str, *arguments: Any) -> Any:
         """Ask the lane: learn, forget, heard, running, told, charges, close (see `lane.Express`)."""
     def close(self) -> None:
-        """End everything at once: clients are cut off, protocols hear that their connection is lost, calls that
-        are under way give back what they took. Not for whom the core calls.
+        """End everything at once: clients are cut off, protocols hear that their connection is lost, calls
+        that are under way give back what they took. Not for whom the core calls.
         """
 
 class Transport:

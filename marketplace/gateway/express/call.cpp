@@ -479,7 +479,9 @@ void Call::end_stream() {
   last.append("\n\ndata: [DONE]\n\n");
   std::string out;
   if (!head_out_) {
+    // After the bill, as in `Exchange._stream_ended`: it tells of no first token, and the log does.
     lane_.places.answered(place_);
+    first_token_us_ = now_us() - began_us_;
     out = stream_head();
   }
   append_chunk(out, last);

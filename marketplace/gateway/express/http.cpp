@@ -215,7 +215,7 @@ AnswerReader::State AnswerReader::lines(const char*& at, const char* end) {
 // Whether the beginning of a line may become one: what is no HTTP at all is not waited for.
 bool AnswerReader::begins_right() const {
   const View told(line_);
-  if (part_ == Part::start) return told.substr(0, 7) == View("HTTP/1.").substr(0, told.size());
+  if (part_ == Part::start) return told.substr(0, 5) == View("HTTP/").substr(0, told.size());
   if (part_ == Part::chunk_end) return told == "\r";
   if (part_ == Part::chunk_size) return hex_digit(told[0]) >= 0;
   return is(told[0], token) || told == "\r";
@@ -240,7 +240,9 @@ AnswerReader::State AnswerReader::line(View line) {
 
 // HTTP/1.1 200 OK
 AnswerReader::State AnswerReader::status_line(View line) {
-  const bool known = line.substr(0, 8) == "HTTP/1.1" || line.substr(0, 8) == "HTTP/1.0";
+  // An engine may name a version that it does not speak: `wire.py`'s parser takes what these say for HTTP/1.
+  constexpr View versions[] = {"HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/0.9"};
+  const bool known = std::find(std::begin(versions), std::end(versions), line.substr(0, 8)) != std::end(versions);
   if (!known || line.size() < 12 || line[8] != ' ' || (line.size() > 12 && line[12] != ' ')) return State::broken;
   if (line[9] < '1' || line[9] > '9' || !is_digit(line[10]) || !is_digit(line[11])) return State::broken;
   if (line.find('\r') != View::npos) return State::broken;

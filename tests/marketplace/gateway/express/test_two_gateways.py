@@ -85,6 +85,7 @@ CASES = {
         _asks(**_USAGE_STREAM),
         _streams(_chunk("a", usage=_TOKENS), _chunk("b", usage=_TOKENS), _NO_CHOICES, "[DONE]"),
     ),
+    "stream of usage alone": Case(_asks(**_PLAIN_STREAM), _streams(_NO_CHOICES, "[DONE]")),
     "usage in parts": Case(
         _asks(),
         _says(
