@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from typing import Any
@@ -29,6 +30,10 @@ _MOST_KEPT = 16_384
 """Accounts and open holds that a writer remembers: some megabytes of them."""
 _MOST_ROWS = 16
 """Rows a statement: more save nothing, and each number of them is a statement of its own."""
+_MOST_MS_TO_EMPTY = 1_000
+"""How long readers may be in the way when the log is to be emptied."""
+_holed: set[str] = set()
+"""Logs of which a sync has failed in this process, and which may have a hole on disk since then."""
 _VERSION = "PRAGMA data_version"
 _LANE = "SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=?"
 _TAKE = "DELETE FROM ledger_hold WHERE tx IN (SELECT value FROM json_each(?)) RETURNING tx, legs"
@@ -109,7 +114,23 @@ class SqliteDialect:
     def begin(self) -> None:
         if not self._ours:
             self._take_over()
+        if self._log_path in _holed:
+            self._empty_log()
         self._execute("BEGIN IMMEDIATE")
+
+    def _empty_log(self) -> None:
+        """Bring all that is in the log into the database, and begin the log anew.
+
+        The system tells of a failed sync once, and takes what it could not write for written: later syncs do
+        well, and a power cut would take everything from there on. What it has read back is what was written.
+        """
+        (patience_ms,) = self._execute("PRAGMA busy_timeout").fetchone()
+        self._execute(f"PRAGMA busy_timeout = {_MOST_MS_TO_EMPTY}")
+        busy, _, _ = self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._execute(f"PRAGMA busy_timeout = {patience_ms}")
+        if busy:
+            raise sqlite3.OperationalError("a log that could not be synced is being read")
+        _holed.discard(self._log_path)
 
     def _take_over(self) -> None:
         self._ours = True
@@ -126,7 +147,11 @@ class SqliteDialect:
             if self._log is None:
                 # It is there by now, and the same file for as long as anybody is connected.
                 self._log = os.open(self._log_path, os.O_RDONLY | os.O_CLOEXEC)
-            self._fdatasync(self._log)
+            try:
+                self._fdatasync(self._log)
+            except OSError:
+                _holed.add(self._log_path)
+                raise
 
     def close(self) -> None:
         self._connection.close()

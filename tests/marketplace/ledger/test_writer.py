@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -506,6 +507,59 @@ def test_a_power_cut_keeps_every_answered_settlement(
     assert survived.totals(wallet) == (5 * 20, 5 * 15, 1_000)
     with pytest.raises(Conflict, match="no open hold last"):
         survived.do(survived.settle("last", [15], wallet=15, voucher=0))
+    survived.close()
+    survived.database.dispose()
+
+
+@pytest.mark.parametrize("read", [False, True], ids=["", "while it is read"])
+def test_what_could_not_be_synced_is_answered_when_it_is_in_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: bool
+) -> None:
+    """A failed sync is told once; those after it do well, and the log has a hole."""
+    from marketplace.migrations.migrate import migrate
+
+    path, after = tmp_path / "ledger.db", tmp_path / "after.db"
+    database = Database(f"sqlite:///{path}")
+    migrate(database)
+    world = World(database)
+    wallet = world.account("wallet:a", 1_000)
+    world.close()
+    log, sound, holed = path.with_name("ledger.db-wal"), [0], []
+    fails = iter([False, True])
+
+    def sync(file: int) -> None:
+        if next(fails, False):
+            holed.append(log.read_bytes()[:32])
+            raise OSError(errno.EIO, "it could not be written")
+        if not holed:
+            sound.append(os.fstat(file).st_size)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    monkeypatch.setattr(writer_module, "_PATIENCE_S", 1.0)
+    writer = LedgerWriter(database.raw_connection, "cut")
+    writer.submit(world.hold("c1", (wallet, 20)))
+    writer.submit(world.settle("c1", [15], wallet=15, voucher=0))
+    writer.submit(world.hold("c2", (wallet, 20)))
+    reader = connect(f"sqlite:///{path}")
+    if read:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM ledger_transfer").fetchone()
+        with pytest.raises(Unavailable, match="not known yet"):
+            writer.submit(world.settle("c2", [15], wallet=15, voucher=0))
+        reader.execute("COMMIT")
+    writer.submit(world.settle("c2", [15], wallet=15, voucher=0))
+    # The power fails: of the log that has a hole, what lay before it is left.
+    written = log.read_bytes()
+    after.write_bytes(path.read_bytes())
+    kept = written[: sound[-1]] if written[:32] == holed[0] else written
+    after.with_name("after.db-wal").write_bytes(kept)
+    reader.close()
+    writer.close()
+    database.dispose()
+
+    survived = World(Database(f"sqlite:///{after}"))
+    assert survived.problems() == []
+    assert survived.totals(wallet) == (0, 2 * 15, 1_000)
     survived.close()
     survived.database.dispose()
 
