@@ -116,6 +116,8 @@ def _with(event: bytes, at: int) -> Callable[[list[bytes]], list[bytes]]:
     return lambda events: [*events[:at], event, *events[at:]]
 
 
+_UNLIKE = ("chunks", "express", "resumed")
+"""Counters that tell whose the call was, or in how many pieces a stream has come, which is chance."""
 SERVED = f"{CHAT} 200"
 ERROR = data({"error": {"message": "out of memory", "code": 500}})
 STREAM: dict[str, Any] = {"stream": True}
@@ -273,7 +275,7 @@ def _difference(before: dict[str, Any], after: dict[str, Any], slug: str) -> dic
                 for key, count in more.items()
                 if count
             }
-        elif name != "chunks":  # in how many pieces a stream arrives is chance
+        elif name not in _UNLIKE:
             found[name] = now - then
     return found
 
