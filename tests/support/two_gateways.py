@@ -120,6 +120,15 @@ class Gateway:
         """The listing that is called."""
         return self._models[0]
 
+    @contextlib.contextmanager
+    def calling(self, listing: str) -> Iterator[None]:
+        """Call this listing meanwhile."""
+        self._models.appendleft(listing)
+        try:
+            yield
+        finally:
+            self._models.remove(listing)
+
     def turn(self) -> None:
         """Go on with the next listing, whose engine has not failed for the longest time."""
         self._models.rotate(-1)

@@ -162,11 +162,8 @@ def test_many_engines_leave_calls_to_one_of_them_compiled(two: Two) -> None:
     listing = gateway.market.listing(PRICE, model="m", url=gateway.engine.url)
     for _ in range(70):
         add_endpoint(gateway.market, listing, gateway.engine)
-    usual, gateway.model = gateway.model, listing
-    try:
+    with gateway.calling(listing):
         gateway.wait_until_busy(lambda outcome: outcome.status == 200)
-    finally:
-        gateway.model = usual
     gateway.wait_until_busy(lambda outcome: outcome.compiled)
 
 
