@@ -158,25 +158,26 @@ bool Call::promise() {
     std::size_t at = 0;
     while (at < accounts.size() && accounts[at] != leg.account) ++at;
     PyObject* reserve = at < accounts.size() ? reserves[at] : nullptr;
-    i64 amount = 0, out = 0, most = 0;
+    i64 amount = 0, out = 0;
     if (reserve == nullptr || !lane_.reserve_amount.read(reserve, amount) || !lane_.reserve_out.read(reserve, out) ||
-        !lane_.reserve_most.read(reserve, most) || amount - out < leg.amount ||
-        !lane_.reserve_out.write(reserve, out + leg.amount)) {
+        amount - out < leg.amount || !lane_.reserve_out.write(reserve, out + leg.amount)) {
       PyErr_Clear();
       let_go();
       return false;
     }
     promised_.emplace_back(Py_NewRef(reserve), leg.amount);
-    if (leg.amount > most) lane_.reserve_most.write(reserve, leg.amount);
-  }
-  for (const auto& [reserve, amount] : promised_) {
-    i64 calls = 0;
-    if (lane_.reserve_calls.read(reserve, calls)) lane_.reserve_calls.write(reserve, calls + 1);
   }
   return true;
 }
 
+// It is the lane's from now on. By what its reserves have promised, and how often, the next ones are made.
 void Call::begun() {
+  for (const auto& [reserve, amount] : promised_) {
+    i64 calls = 0, most = 0;
+    if (!lane_.reserve_calls.read(reserve, calls) || !lane_.reserve_calls.write(reserve, calls + 1) ||
+        !lane_.reserve_most.read(reserve, most) || (amount > most && !lane_.reserve_most.write(reserve, amount)))
+      unraisable(reserve);
+  }
   place_among_ = lane_.running.size();
   lane_.running.push_back(this);
 }
