@@ -16,8 +16,7 @@ namespace {
 // --- ChargeWriter: a charge is known by its number, counted from 1 ----------------------------------------------
 
 struct WriterObject {
-  PyObject_HEAD
-  ChargeWriter* writer;
+  PyObject_HEAD ChargeWriter* writer;
   std::size_t sent;
 };
 
@@ -103,14 +102,12 @@ PyObject* make_writer(PyTypeObject* type, PyObject* arguments, PyObject* named) 
   if (self == nullptr) return nullptr;
   bool memory = true;
   std::string why;
-  Py_BEGIN_ALLOW_THREADS
-  try {
+  Py_BEGIN_ALLOW_THREADS try {
     self->writer = ChargeWriter::open(path, lane, clearing, why, patience_s).release();
   } catch (const std::bad_alloc&) {
     memory = false;
   }
-  Py_END_ALLOW_THREADS
-  if (self->writer != nullptr) return reinterpret_cast<PyObject*>(self);
+  Py_END_ALLOW_THREADS if (self->writer != nullptr) return reinterpret_cast<PyObject*>(self);
   if (memory) {
     PyErr_SetString(PyExc_RuntimeError, why.c_str());
   } else {
@@ -121,8 +118,7 @@ PyObject* make_writer(PyTypeObject* type, PyObject* arguments, PyObject* named) 
 }
 
 void close_writer(ChargeWriter* writer) {
-  Py_BEGIN_ALLOW_THREADS
-  writer->close();
+  Py_BEGIN_ALLOW_THREADS writer->close();
   Py_END_ALLOW_THREADS
 }
 
@@ -177,10 +173,8 @@ PyObject* wait_for_answers(PyObject* self, PyObject* argument) {
   if (seconds == -1.0 && PyErr_Occurred() != nullptr) return nullptr;
   pollfd ready{writer_of(self)->writer->ready(), POLLIN, 0};
   int found;
-  Py_BEGIN_ALLOW_THREADS
-  found = poll(&ready, 1, static_cast<int>(seconds * 1000));
-  Py_END_ALLOW_THREADS
-  return PyBool_FromLong(found > 0);
+  Py_BEGIN_ALLOW_THREADS found = poll(&ready, 1, static_cast<int>(seconds * 1000));
+  Py_END_ALLOW_THREADS return PyBool_FromLong(found > 0);
 }
 
 PyObject* fileno_of(PyObject* self, PyObject*) { return PyLong_FromLong(writer_of(self)->writer->ready()); }
@@ -221,15 +215,12 @@ PyType_Spec writer_spec = {"marketplace.gateway.express._core.ChargeWriter", siz
 // --- Turn: a context manager ------------------------------------------------------------------------------------
 
 struct TurnObject {
-  PyObject_HEAD
-  bool taken;
+  PyObject_HEAD bool taken;
 };
 
 PyObject* take_turn(PyObject* self, PyObject*) {
-  Py_BEGIN_ALLOW_THREADS
-  Turns::of_process().take();
-  Py_END_ALLOW_THREADS
-  reinterpret_cast<TurnObject*>(self)->taken = true;
+  Py_BEGIN_ALLOW_THREADS Turns::of_process().take();
+  Py_END_ALLOW_THREADS reinterpret_cast<TurnObject*>(self)->taken = true;
   return Py_NewRef(self);
 }
 

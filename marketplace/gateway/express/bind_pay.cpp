@@ -13,8 +13,7 @@ namespace {
 static_assert(sizeof(i64) == sizeof(long long), "what \"L\" reads and builds");
 
 struct BoundTerms {
-  PyObject_HEAD
-  Terms* terms;
+  PyObject_HEAD Terms* terms;
   Plan* plan;  // of the last `draw`; reused, as the lane does it
   Bill* bill;  // of the last `settle`
   bool settled;
@@ -87,9 +86,9 @@ PyObject* make_plan(PyObject* self, PyObject* arguments) {
   const Ref draws = list_of(plan.draws, drawn), left_out = list_of(plan.skipped, skipped);
   const Ref legs = list_of(plan.legs, leg);
   if (!draws || !left_out || !legs) return nullptr;
-  return Py_BuildValue("{sLsLsLsLsLsOsOsO}", "cost_u", plan.cost, "tokens", plan.tokens, "self_u", plan.self,
-                       "slack_u", plan.slack, "shortfall_u", plan.shortfall, "draws", draws.get(), "skipped",
-                       left_out.get(), "legs", legs.get());
+  return Py_BuildValue("{sLsLsLsLsLsOsOsO}", "cost_u", plan.cost, "tokens", plan.tokens, "self_u", plan.self, "slack_u",
+                       plan.slack, "shortfall_u", plan.shortfall, "draws", draws.get(), "skipped", left_out.get(),
+                       "legs", legs.get());
 }
 
 PyObject* saw_all_of_it(PyObject* self, PyObject* arguments) {
@@ -136,16 +135,16 @@ bool has_settled(PyObject* self) {
 }
 
 PyObject* make_row(PyObject* self, PyObject* arguments, PyObject* named) {
-  static const char* names[] = {"id",     "raw_usage", "request_sha256", "source",   "outcome", "why",
-                                "began_us", "first_token_us", "ended_us", "streamed", nullptr};
+  static const char* names[] = {"id",       "raw_usage",      "request_sha256", "source",   "outcome", "why",
+                                "began_us", "first_token_us", "ended_us",       "streamed", nullptr};
   const char *id = nullptr, *raw = nullptr, *sha256 = nullptr, *source = nullptr, *outcome = nullptr, *why = nullptr;
   Py_ssize_t id_size = 0, raw_size = 0, sha256_size = 0, source_size = 0, outcome_size = 0, why_size = 0;
   Told told{};
   int streamed = 0;
   if (!PyArg_ParseTupleAndKeywords(arguments, named, "$s#s#s#s#s#s#LLLp", const_cast<char**>(names), &id, &id_size,
                                    &raw, &raw_size, &sha256, &sha256_size, &source, &source_size, &outcome,
-                                   &outcome_size, &why, &why_size, &told.began_us, &told.first_token_us,
-                                   &told.ended_us, &streamed)) {
+                                   &outcome_size, &why, &why_size, &told.began_us, &told.first_token_us, &told.ended_us,
+                                   &streamed)) {
     return nullptr;
   }
   if (!has_settled(self)) return nullptr;
@@ -172,8 +171,8 @@ PyMethodDef methods[] = {
     {"draw", make_plan, METH_VARARGS, nullptr},
     {"saw_all", saw_all_of_it, METH_VARARGS, nullptr},
     {"settle", make_bill, METH_VARARGS, nullptr},
-    {"usage_row", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(make_row)),
-     METH_VARARGS | METH_KEYWORDS, nullptr},
+    {"usage_row", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(make_row)), METH_VARARGS | METH_KEYWORDS,
+     nullptr},
     {"cost_headers", cost_headers, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

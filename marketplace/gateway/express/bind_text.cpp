@@ -165,8 +165,7 @@ PyObject* py_read_usage(PyObject*, PyObject* argument) {
 }
 
 struct PyStreamReader {
-  PyObject_HEAD
-  StreamReader reader;
+  PyObject_HEAD StreamReader reader;
   std::string forwarded;
 };
 

@@ -77,8 +77,8 @@ Booking::Booking(SqliteConnection& connection, i64 lane, i64 clearing)
   read_account_ = connection.prepare(
       "SELECT dr_pending, dr_posted, cr_pending, cr_posted FROM ledger_account WHERE rule <> 0 AND id=?");
   read_event_ = connection.prepare(std::string("SELECT ") + USAGE_NAMES + " FROM usage_event WHERE id=?");
-  update_account_ = connection.prepare(
-      "UPDATE ledger_account SET dr_pending=?, dr_posted=?, cr_pending=?, cr_posted=? WHERE id=?");
+  update_account_ =
+      connection.prepare("UPDATE ledger_account SET dr_pending=?, dr_posted=?, cr_pending=?, cr_posted=? WHERE id=?");
   // The lane's row follows by a trigger.
   insert_batch_ =
       connection.prepare("INSERT INTO ledger_batch (lane, n, first_seq, last_seq, sha256) VALUES (?, ?, ?, ?, ?)");

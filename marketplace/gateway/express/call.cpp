@@ -63,8 +63,8 @@ bool LaneState::prepare() {
   const struct {
     const char* name;
     Ref& into;
-  } wanted[] = {{"books", books}, {"loop", loop}, {"reserves", reserves}, {"charge", charge}, {"choose", choose},
-                {"seen", seen},   {"resumed", resumed}};
+  } wanted[] = {{"books", books},   {"loop", loop}, {"reserves", reserves}, {"charge", charge},
+                {"choose", choose}, {"seen", seen}, {"resumed", resumed}};
   for (const auto& [name, into] : wanted) {
     into = attribute(from, name);
     if (!into) return false;
@@ -268,11 +268,10 @@ bool Call::enter_gate() {
 // `FairGate.leave` with what the call came to, or `give_back` where nothing was made of it.
 void Call::leave_gate(const char* how) {
   if (!gate_place_) return;
-  const Ref left(View(how) == "leave"
-                     ? PyObject_CallMethod(known_->gate.get(), how, "OLL", gate_place_.get(),
-                                           static_cast<long long>(used_.output + used_.reasoning),
-                                           static_cast<long long>(used_.input()))
-                     : PyObject_CallMethod(known_->gate.get(), how, "O", gate_place_.get()));
+  const Ref left(View(how) == "leave" ? PyObject_CallMethod(known_->gate.get(), how, "OLL", gate_place_.get(),
+                                                            static_cast<long long>(used_.output + used_.reasoning),
+                                                            static_cast<long long>(used_.input()))
+                                      : PyObject_CallMethod(known_->gate.get(), how, "O", gate_place_.get()));
   if (!left) unraisable(known_->gate.get());
   gate_place_.drop();
 }
@@ -322,8 +321,8 @@ void Call::landed(Answer&& answer) {
   flight_ = nullptr;
   answer_ = std::move(answer);
   answered_at_us_ = now_us();
-  const bool plain = answer_.status == 200 &&
-                     (!streamed_ || (reader_.done() && (!include_usage_ || !reader_.usage_chunk().empty())));
+  const bool plain =
+      answer_.status == 200 && (!streamed_ || (reader_.done() && (!include_usage_ || !reader_.usage_chunk().empty())));
   if (!plain || !read_usage(streamed_ ? View(reader_.usage()) : View(answer_.body), used_, raw_usage_)) {
     give_up("answer");
     return;
@@ -349,9 +348,9 @@ void Call::settle() {
   charge->tx = id_;
   charge->legs = bill_.legs;
   charge->entries = bill_.entries;
-  charge->usage = usage_row(*way_->terms, bill_,
-                            Told{id_, raw_usage_, sha256_, "engine", "ok", why_, began_us_, first_token_us_,
-                                  ended_us_, streamed_});
+  charge->usage =
+      usage_row(*way_->terms, bill_,
+                Told{id_, raw_usage_, sha256_, "engine", "ok", why_, began_us_, first_token_us_, ended_us_, streamed_});
   charge->at_us = ended_us_;
   charge->whose = this;
   if (lane_.charges)
@@ -446,7 +445,8 @@ void Call::append_answer_head(std::string& out, View content_type) const {
     append_header(out, "cache-control", "no-cache");
     append_header(out, "x-accel-buffering", "no");
   }
-  for (const View name : {View("x-tm-generation"), View("x-request-id"), View("request-id")}) append_header(out, name, id_);
+  for (const View name : {View("x-tm-generation"), View("x-request-id"), View("request-id")})
+    append_header(out, name, id_);
   append_header(out, "x-tm-price-version", known_->price_version_id);
   out.append(limit_headers_);
 }
@@ -551,14 +551,13 @@ PyObject* Call::arguments_of(const char* kind, bool sent) {
   const Ref limit_lines = bytes(limit_headers_);
   const Ref body = stream ? bytes(reader_.tail()) : bytes(answer_.body);
   if (!ticket || !choice || !accounts_open || !body || !limit_lines) return nullptr;
-  return Py_BuildValue("OOOOOsLLLLLLOsOOiOOOOO", way_->object.get(), ticket.get(), choice.get(), promised.get(),
-                       accounts_open.get(), id_.c_str(), static_cast<long long>(began_us_),
-                       static_cast<long long>(held_at_us_), static_cast<long long>(first_token_us_),
-                       static_cast<long long>(answered_at_us_), static_cast<long long>(input_tokens_),
-                       static_cast<long long>(max_tokens_), streamed_ ? Py_True : Py_False, kind,
-                       sent ? Py_True : Py_False, head_out_ ? Py_True : Py_False, answer_.status, headers.get(),
-                       body.get(), known_->gate ? known_->gate.get() : Py_None,
-                       gate_place_ ? gate_place_.get() : Py_None, limit_lines.get());
+  return Py_BuildValue(
+      "OOOOOsLLLLLLOsOOiOOOOO", way_->object.get(), ticket.get(), choice.get(), promised.get(), accounts_open.get(),
+      id_.c_str(), static_cast<long long>(began_us_), static_cast<long long>(held_at_us_),
+      static_cast<long long>(first_token_us_), static_cast<long long>(answered_at_us_),
+      static_cast<long long>(input_tokens_), static_cast<long long>(max_tokens_), streamed_ ? Py_True : Py_False, kind,
+      sent ? Py_True : Py_False, head_out_ ? Py_True : Py_False, answer_.status, headers.get(), body.get(),
+      known_->gate ? known_->gate.get() : Py_None, gate_place_ ? gate_place_.get() : Py_None, limit_lines.get());
 }
 
 }  // namespace express

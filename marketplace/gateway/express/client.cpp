@@ -57,7 +57,10 @@ Owned tuple_of(const Address& address) {
 }  // namespace
 
 ClientSocket::ClientSocket(House& house, int fd, const Address& peer)
-    : Watched(house.poller, fd), house_(house), peer_(peer), heard_at_(house.poller.now()),
+    : Watched(house.poller, fd),
+      house_(house),
+      peer_(peer),
+      heard_at_(house.poller.now()),
       place_(house.clients.size()) {
   house.clients.push_back(this);
   interest();
@@ -113,7 +116,8 @@ void ClientSocket::received(View bytes) {
         look(bytes);
       }
       break;
-    case Stage::over: break;
+    case Stage::over:
+      break;
   }
 }
 
@@ -167,8 +171,7 @@ bool ClientSocket::whole() {
       return false;
     }
     authorization_size_ = told.authorization.size();
-    authorization_at_ =
-        authorization_size_ ? static_cast<std::size_t>(told.authorization.data() - request_.data()) : 0;
+    authorization_at_ = authorization_size_ ? static_cast<std::size_t>(told.authorization.data() - request_.data()) : 0;
     head_ = head;
     whole_ = head + told.length;
   }
@@ -487,7 +490,9 @@ void ClientSocket::sent_some() {
 
 void ClientSocket::ended() {
   switch (stage_) {
-    case Stage::taken: leave(); break;
+    case Stage::taken:
+      leave();
+      break;
     case Stage::reading:
       // There is no half of a call; what was answered may still leave.
       deaf_ = closing_ = true;
@@ -506,7 +511,8 @@ void ClientSocket::ended() {
       if (stage_ == Stage::python) interest();
       break;
     }
-    case Stage::over: break;
+    case Stage::over:
+      break;
   }
 }
 
@@ -550,9 +556,7 @@ void ClientSocket::close_when_idle() {
   sent_some();
 }
 
-void ClientSocket::forsake() {
-  finish({});
-}
+void ClientSocket::forsake() { finish({}); }
 
 void ClientSocket::patience(double now_s) {
   if (stage_ == Stage::over || gone_) return;

@@ -10,9 +10,7 @@ class Company {
  public:
   static constexpr auto WAIT = std::chrono::milliseconds(1);
 
-  std::size_t expected(std::size_t queued) const {
-    return queued < crowd_ && per_s_ * WAIT_S >= WORTH ? crowd_ : 0;
-  }
+  std::size_t expected(std::size_t queued) const { return queued < crowd_ && per_s_ * WAIT_S >= WORTH ? crowd_ : 0; }
   void began(std::size_t count, double now) {
     double passed = std::max(now - began_, 1e-6);
     per_s_ += (static_cast<double>(count) / passed - per_s_) * std::min(1.0, passed / (4 * WAIT_S));

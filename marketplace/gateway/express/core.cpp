@@ -27,8 +27,7 @@ struct Parts {
 };
 
 struct Core {
-  PyObject_HEAD
-  Parts* parts;  // null when it has been closed
+  PyObject_HEAD Parts* parts;  // null when it has been closed
   int busy;      // calls that are running in it
 };
 
@@ -67,8 +66,8 @@ PyObject* make(PyTypeObject* type, PyObject* arguments, PyObject* named) {
                                    &settings.half_s, &settings.idle_s, &settings.stall_s, &settings.kept_s, &echo)) {
     return nullptr;
   }
-  for (double seconds : {settings.connect_s, settings.silence_s, settings.half_s, settings.idle_s, settings.stall_s,
-                         settings.kept_s}) {
+  for (double seconds :
+       {settings.connect_s, settings.silence_s, settings.half_s, settings.idle_s, settings.stall_s, settings.kept_s}) {
     if (sensible(seconds) && body_limit >= 0) continue;
     PyErr_SetString(PyExc_ValueError, "A core needs body_limit, connect_s and silence_s, and no duration below zero.");
     return nullptr;

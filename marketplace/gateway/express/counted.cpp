@@ -6,8 +6,8 @@ namespace express {
 
 namespace {
 
-constexpr std::array<std::int64_t, 19> kBoundsUs = {250,     500,     1000,    2500,     5000,      10000,    25000,
-                                                    50000,   100000,  250000,  500000,   1000000,   2500000,  5000000,
+constexpr std::array<std::int64_t, 19> kBoundsUs = {250,      500,      1000,     2500,      5000,     10000,   25000,
+                                                    50000,    100000,   250000,   500000,    1000000,  2500000, 5000000,
                                                     10000000, 30000000, 60000000, 120000000, 300000000};
 
 bool put(PyObject* dict, const char* name, PyObject* value) {
@@ -60,10 +60,9 @@ PyObject* Counted::take() {
       !put(dict, "input_tokens", input.release()) || !put(dict, "output_tokens", output.release()) ||
       !put(dict, "cost_u", cost.release()) || !put(dict, "routes", routes.release()) ||
       !put(dict, "chunks", PyLong_FromLongLong(chunks)) || !put(dict, "promised", PyLong_FromLongLong(promised)) ||
-      !put(dict, "express", PyLong_FromLongLong(answered)) ||
-      !put(dict, "call_s", call_s.take()) || !put(dict, "upstream_s", upstream_s.take()) ||
-      !put(dict, "settle_s", settle_s.take()) || !put(dict, "added_s", added_s.take()) ||
-      !put(dict, "first_token_s", first_token_s.take()))
+      !put(dict, "express", PyLong_FromLongLong(answered)) || !put(dict, "call_s", call_s.take()) ||
+      !put(dict, "upstream_s", upstream_s.take()) || !put(dict, "settle_s", settle_s.take()) ||
+      !put(dict, "added_s", added_s.take()) || !put(dict, "first_token_s", first_token_s.take()))
     return nullptr;
   answered = chunks = promised = 0;
   listings_.clear();

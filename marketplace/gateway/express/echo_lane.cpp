@@ -21,9 +21,12 @@ class Echo;
 
 const char* word(Failure failure) {
   switch (failure) {
-    case Failure::unreachable: return "unreachable";
-    case Failure::silent: return "silent";
-    case Failure::broken: break;
+    case Failure::unreachable:
+      return "unreachable";
+    case Failure::silent:
+      return "silent";
+    case Failure::broken:
+      break;
   }
   return "broken";
 }

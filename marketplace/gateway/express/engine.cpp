@@ -147,9 +147,15 @@ void Carrier::read() {
 
 void Carrier::go_on(AnswerReader::State state) {
   switch (state) {
-    case AnswerReader::State::more: interest(); break;
-    case AnswerReader::State::done: landed(); break;
-    case AnswerReader::State::broken: fail(Failure::broken); break;
+    case AnswerReader::State::more:
+      interest();
+      break;
+    case AnswerReader::State::done:
+      landed();
+      break;
+    case AnswerReader::State::broken:
+      fail(Failure::broken);
+      break;
   }
 }
 

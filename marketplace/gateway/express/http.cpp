@@ -77,22 +77,31 @@ enum class Meaning { none, authorization, length, connection, unusual };
 
 Meaning meaning(View name) {
   switch (name.size()) {
-    case 6: return same(name, "expect") ? Meaning::unusual : Meaning::none;
-    case 7: return same(name, "upgrade") ? Meaning::unusual : Meaning::none;
-    case 9: return same(name, "x-api-key") ? Meaning::unusual : Meaning::none;
+    case 6:
+      return same(name, "expect") ? Meaning::unusual : Meaning::none;
+    case 7:
+      return same(name, "upgrade") ? Meaning::unusual : Meaning::none;
+    case 9:
+      return same(name, "x-api-key") ? Meaning::unusual : Meaning::none;
     case 10:
       if (same(name, "connection")) return Meaning::connection;
       return same(name, "tracestate") ? Meaning::unusual : Meaning::none;
-    case 11: return same(name, "traceparent") ? Meaning::unusual : Meaning::none;
-    case 13: return same(name, "authorization") ? Meaning::authorization : Meaning::none;
-    case 14: return same(name, "content-length") ? Meaning::length : Meaning::none;
+    case 11:
+      return same(name, "traceparent") ? Meaning::unusual : Meaning::none;
+    case 13:
+      return same(name, "authorization") ? Meaning::authorization : Meaning::none;
+    case 14:
+      return same(name, "content-length") ? Meaning::length : Meaning::none;
     // Who has been forwarded matters for keys of some networks only, and calls of those are never the lane's.
-    case 15: return same(name, "idempotency-key") ? Meaning::unusual : Meaning::none;
+    case 15:
+      return same(name, "idempotency-key") ? Meaning::unusual : Meaning::none;
     case 16:
       // llhttp reads the one as it reads `connection`.
       return same(name, "proxy-connection") || same(name, "content-encoding") ? Meaning::unusual : Meaning::none;
-    case 17: return same(name, "transfer-encoding") ? Meaning::unusual : Meaning::none;
-    default: return Meaning::none;
+    case 17:
+      return same(name, "transfer-encoding") ? Meaning::unusual : Meaning::none;
+    default:
+      return Meaning::none;
   }
 }
 
@@ -129,8 +138,10 @@ bool read_plain(View head, PlainHead& plain) {
     if (end - at < 2 || at[0] != '\r' || at[1] != '\n') return false;
     at += 2;
     switch (meaning(told)) {
-      case Meaning::none: break;
-      case Meaning::unusual: return false;
+      case Meaning::none:
+        break;
+      case Meaning::unusual:
+        return false;
       case Meaning::connection:
         if (!same(value, "keep-alive")) return false;
         break;
@@ -159,9 +170,7 @@ void AnswerReader::begin(bool push) {
   line_.clear();
 }
 
-bool AnswerReader::keeps() const {
-  return part_ != Part::until_end && (one_one_ ? !close_ : keep_);
-}
+bool AnswerReader::keeps() const { return part_ != Part::until_end && (one_one_ ? !close_ : keep_); }
 
 AnswerReader::State AnswerReader::feed(char* bytes, std::size_t size) {
   piece_size_ = rest_ = 0;
@@ -223,18 +232,21 @@ bool AnswerReader::begins_right() const {
 
 AnswerReader::State AnswerReader::line(View line) {
   switch (part_) {
-    case Part::start: return status_line(line);
+    case Part::start:
+      return status_line(line);
     case Part::headers:
       if (line.empty()) return head_ended();
       return header(line, false) ? State::more : State::broken;
-    case Part::chunk_size: return chunk_size(line) ? State::more : State::broken;
+    case Part::chunk_size:
+      return chunk_size(line) ? State::more : State::broken;
     case Part::chunk_end:
       part_ = Part::chunk_size;
       return line.empty() ? State::more : State::broken;
     case Part::trailers:
       if (line.empty()) return State::done;
       return header(line, true) ? State::more : State::broken;
-    default: return State::broken;
+    default:
+      return State::broken;
   }
 }
 

@@ -50,15 +50,54 @@ constexpr char TWICE = static_cast<char>(128);  // two continuations: right only
 constexpr char ANY_LOW = SHORT | LONG | TWICE;
 
 constexpr char FAR = ANY_LOW | LARGE | LARGE_1000, SECOND = LONG | OVERLONG_2 | TWICE;
-alignas(16) constexpr char FIRST_HIGH[16] = {
-    LONG, LONG, LONG, LONG, LONG, LONG, LONG, LONG, TWICE, TWICE, TWICE, TWICE, SHORT | OVERLONG_2, SHORT,
-    SHORT | OVERLONG_3 | SURROGATE, SHORT | LARGE | LARGE_1000 | OVERLONG_4};
-alignas(16) constexpr char FIRST_LOW[16] = {
-    ANY_LOW | OVERLONG_3 | OVERLONG_2 | OVERLONG_4, ANY_LOW | OVERLONG_2, ANY_LOW, ANY_LOW, ANY_LOW | LARGE,
-    FAR, FAR, FAR, FAR, FAR, FAR, FAR, FAR, FAR | SURROGATE, FAR, FAR};
-alignas(16) constexpr char SECOND_HIGH[16] = {
-    SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SHORT, SECOND | OVERLONG_3 | LARGE_1000 | OVERLONG_4,
-    SECOND | OVERLONG_3 | LARGE, SECOND | SURROGATE | LARGE, SECOND | SURROGATE | LARGE, SHORT, SHORT, SHORT, SHORT};
+alignas(16) constexpr char FIRST_HIGH[16] = {LONG,
+                                             LONG,
+                                             LONG,
+                                             LONG,
+                                             LONG,
+                                             LONG,
+                                             LONG,
+                                             LONG,
+                                             TWICE,
+                                             TWICE,
+                                             TWICE,
+                                             TWICE,
+                                             SHORT | OVERLONG_2,
+                                             SHORT,
+                                             SHORT | OVERLONG_3 | SURROGATE,
+                                             SHORT | LARGE | LARGE_1000 | OVERLONG_4};
+alignas(16) constexpr char FIRST_LOW[16] = {ANY_LOW | OVERLONG_3 | OVERLONG_2 | OVERLONG_4,
+                                            ANY_LOW | OVERLONG_2,
+                                            ANY_LOW,
+                                            ANY_LOW,
+                                            ANY_LOW | LARGE,
+                                            FAR,
+                                            FAR,
+                                            FAR,
+                                            FAR,
+                                            FAR,
+                                            FAR,
+                                            FAR,
+                                            FAR,
+                                            FAR | SURROGATE,
+                                            FAR,
+                                            FAR};
+alignas(16) constexpr char SECOND_HIGH[16] = {SHORT,
+                                              SHORT,
+                                              SHORT,
+                                              SHORT,
+                                              SHORT,
+                                              SHORT,
+                                              SHORT,
+                                              SHORT,
+                                              SECOND | OVERLONG_3 | LARGE_1000 | OVERLONG_4,
+                                              SECOND | OVERLONG_3 | LARGE,
+                                              SECOND | SURROGATE | LARGE,
+                                              SECOND | SURROGATE | LARGE,
+                                              SHORT,
+                                              SHORT,
+                                              SHORT,
+                                              SHORT};
 
 __attribute__((target("avx2"))) inline __m256i twice(const char (&table)[16]) {
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
@@ -248,10 +287,14 @@ bool Cursor::word(View expected) {
 
 bool Cursor::scalar() {
   switch (next()) {
-    case 't': return word("true");
-    case 'f': return word("false");
-    case 'n': return word("null");
-    default: return number();
+    case 't':
+      return word("true");
+    case 'f':
+      return word("false");
+    case 'n':
+      return word("null");
+    default:
+      return number();
   }
 }
 
@@ -289,9 +332,12 @@ bool Cursor::skip() {
       Text text;
       return string(text);
     }
-    case '{': return object([this](const Text&) { return skip(); });
-    case '[': return array([this] { return skip(); });
-    default: return scalar();
+    case '{':
+      return object([this](const Text&) { return skip(); });
+    case '[':
+      return array([this] { return skip(); });
+    default:
+      return scalar();
   }
 }
 
@@ -312,11 +358,21 @@ std::string unescaped(const Text& text) {
     const char kind = at[1];
     at += 2;
     switch (kind) {
-      case 'b': out += '\b'; break;
-      case 'f': out += '\f'; break;
-      case 'n': out += '\n'; break;
-      case 'r': out += '\r'; break;
-      case 't': out += '\t'; break;
+      case 'b':
+        out += '\b';
+        break;
+      case 'f':
+        out += '\f';
+        break;
+      case 'n':
+        out += '\n';
+        break;
+      case 'r':
+        out += '\r';
+        break;
+      case 't':
+        out += '\t';
+        break;
       case 'u': {
         unsigned point = unit();
         if (is_high(point)) {
@@ -327,7 +383,8 @@ std::string unescaped(const Text& text) {
         append_utf8(out, point);
         break;
       }
-      default: out += kind;
+      default:
+        out += kind;
     }
   }
   return out;

@@ -178,8 +178,7 @@ PyObject* Open::open_charges(PyObject* arguments) {
   lane_.charges = ChargeWriter::open(file, lane, clearing, why);
   Py_END_ALLOW_THREADS;
   if (lane_.charges) {
-    lane_.wire->watch(
-        lane_.charges->ready(), [](void* whose) { static_cast<LaneState*>(whose)->collect(); }, &lane_);
+    lane_.wire->watch(lane_.charges->ready(), [](void* whose) { static_cast<LaneState*>(whose)->collect(); }, &lane_);
   }
   return text(why).release();
 }

@@ -25,6 +25,7 @@ from catalog.ground.driver import connect, sqlite_path
 from marketplace.gateway.caps import KeyCaps
 from marketplace.gateway.counters import Counters
 from marketplace.gateway.door import Door
+from marketplace.gateway.express.build import is_stale
 from marketplace.gateway.express.hooks import Hooks
 from marketplace.gateway.express.terms import Terms
 from marketplace.gateway.hot import Hot
@@ -55,12 +56,15 @@ _NAMED_US = 30 * SECOND_US
 
 
 def core_type() -> type[Core] | None:
-    """Return the compiled core; None where it was not built for this Python."""
+    """Return the compiled core; None where it was not built for this Python, or not of these sources."""
     try:
-        from marketplace.gateway.express._core import Core
+        from marketplace.gateway.express import _core
     except ImportError:
         return None
-    return Core
+    if is_stale(_core):
+        log.warning("the compiled code is of other sources, and is not used: make up")
+        return None
+    return _core.Core
 
 
 def is_wanted(options: Options) -> bool:

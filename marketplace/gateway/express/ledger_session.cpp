@@ -15,8 +15,11 @@ constexpr int MOST_MS_TO_EMPTY = 1000;  // how long readers may be in the way of
 
 LedgerSession::LedgerSession(const SqliteLibrary& library, const std::string& path, i64 lane, i64 clearing,
                              int patience_ms)
-    : connection_(library, path), patience_ms_(patience_ms), log_path_(set_up()),
-      begin_(connection_.prepare("BEGIN IMMEDIATE")), commit_(connection_.prepare("COMMIT")),
+    : connection_(library, path),
+      patience_ms_(patience_ms),
+      log_path_(set_up()),
+      begin_(connection_.prepare("BEGIN IMMEDIATE")),
+      commit_(connection_.prepare("COMMIT")),
       booking_(connection_, lane, clearing) {
   if (!log_path_.empty()) connection_.take_checkpoints();
 }

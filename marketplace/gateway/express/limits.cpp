@@ -12,7 +12,9 @@ constexpr std::int64_t kMinutePs = 60'000 * kMsPs;
 constexpr std::int64_t kUnlimited = std::int64_t{1} << 62;
 constexpr std::int64_t kMostPs = std::int64_t{1} << 61;  // `limits._MOST_PS`: beyond it Python moves the origin
 
-void append_field(std::string& out, View name, View kind) { out.append("x-ratelimit-").append(name).append(kind).append(": "); }
+void append_field(std::string& out, View name, View kind) {
+  out.append("x-ratelimit-").append(name).append(kind).append(": ");
+}
 
 void append_count(std::string& out, View name, View kind, std::int64_t value) {
   append_field(out, name, kind);
@@ -188,8 +190,8 @@ void Limits::leave(Taken& taken, std::int64_t tokens_used) {
     if (read(meter, n)) {
       const Wide back = unused * n.token;
       if (unused > 0) {
-        const Wide left = static_cast<Wide>(taken.due_ps[i]) - now_ps -
-                          static_cast<Wide>(shifted_us - taken.shifted_us) * kUsPs;
+        const Wide left =
+            static_cast<Wide>(taken.due_ps[i]) - now_ps - static_cast<Wide>(shifted_us - taken.shifted_us) * kUsPs;
         if (left > 0 && n.token != 0)
           tokens_at_ps_.write(meter, n.tokens_at - static_cast<std::int64_t>(back < left ? back : left));
       } else if (unused < 0 && n.token != 0) {
@@ -219,8 +221,7 @@ Ref Limits::ticket(const Taken& taken) const {
     PyList_SET_ITEM(due.get(), static_cast<Py_ssize_t>(i), due_ps);
   }
   return Ref(PyObject_CallFunction(ticket_type_.get(), "OOOLL", limits_.get(), meters.get(), due.get(),
-                                   static_cast<long long>(taken.reserved),
-                                   static_cast<long long>(taken.shifted_us)));
+                                   static_cast<long long>(taken.reserved), static_cast<long long>(taken.shifted_us)));
 }
 
 }  // namespace express

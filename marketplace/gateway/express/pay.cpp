@@ -52,8 +52,8 @@ bool estimate(const Terms::Made& made, i64 input_tokens, i64 output_tokens, i64 
     const Rates& rates = made.rates[i];
     const bool last = i + 1 == made.rates.size();
     const i64 top = last ? input_tokens : std::min(made.rates[i + 1].over, input_tokens);
-    const Wide most = static_cast<Wide>(top) * rates.dearest_input +
-                      static_cast<Wide>(output_tokens) * rates.dearest_output;
+    const Wide most =
+        static_cast<Wide>(top) * rates.dearest_input + static_cast<Wide>(output_tokens) * rates.dearest_output;
     dearest = std::max(dearest, most);
   }
   return rounded(made, dearest, at_us, cost);
@@ -66,11 +66,10 @@ bool cost_of(const Terms::Made& made, const Used& used, i64 at_us, i64& cost) {
     if (input_tokens <= tier.over) break;  // never the first: it is over -1
     rates = &tier;
   }
-  const Wide numerator = static_cast<Wide>(used.input_uncached) * rates->input +
-                         static_cast<Wide>(used.cache_read) * rates->cache_read +
-                         static_cast<Wide>(used.cache_write) * rates->cache_write +
-                         static_cast<Wide>(used.output) * rates->output +
-                         static_cast<Wide>(used.reasoning) * rates->reasoning;
+  const Wide numerator =
+      static_cast<Wide>(used.input_uncached) * rates->input + static_cast<Wide>(used.cache_read) * rates->cache_read +
+      static_cast<Wide>(used.cache_write) * rates->cache_write + static_cast<Wide>(used.output) * rates->output +
+      static_cast<Wide>(used.reasoning) * rates->reasoning;
   return rounded(made, numerator, at_us, cost);
 }
 
@@ -143,8 +142,8 @@ class Drawing {
     } else if (step.kind == kFree) {
       spend_ = left_;
     }
-    plan_.draws.push_back({step.account, amount, covered, step.unit, step.kind, step.base, step.chain,
-                           step.ratio_bp, cap});
+    plan_.draws.push_back(
+        {step.account, amount, covered, step.unit, step.kind, step.base, step.chain, step.ratio_bp, cap});
     plan_.legs.push_back({step.account, amount, step.sink});
   }
 
@@ -351,8 +350,8 @@ std::vector<Value> usage_row(const Terms& terms, const Bill& bill, const Told& t
   }
   row.text(told.source);
   row.text(told.outcome);
-  for (const i64 number : {i64{told.streamed}, bill.cost, bill.cost, bill.wallet, bill.voucher, bill.free,
-                           bill.rounding + bill.overrun}) {
+  for (const i64 number :
+       {i64{told.streamed}, bill.cost, bill.cost, bill.wallet, bill.voucher, bill.free, bill.rounding + bill.overrun}) {
     row.number(number);
   }
   row.text(told.raw_usage);

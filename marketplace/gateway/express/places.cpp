@@ -33,10 +33,11 @@ bool Places::find(PyObject* router) {
   answered_ = attribute(router, "answered");
   ended_ = attribute(router, "ended");
   abandoned_ = attribute(router, "abandoned");
-  return answered_ && ended_ && abandoned_ && health && choice_type_ && known_ && append_ && PyDict_Check(known_.get()) &&
-         find_slot(health.get(), "shut_until_s", shut_until_at_) && find_slot(health.get(), "used_s", used_at_) &&
-         find_slot(health.get(), "rates", rates_at_) && find_slot(health.get(), "first_tokens", first_tokens_at_) &&
-         in_flight_.find(health.get(), "in_flight") && successes_.find(health.get(), "successes");
+  return answered_ && ended_ && abandoned_ && health && choice_type_ && known_ && append_ &&
+         PyDict_Check(known_.get()) && find_slot(health.get(), "shut_until_s", shut_until_at_) &&
+         find_slot(health.get(), "used_s", used_at_) && find_slot(health.get(), "rates", rates_at_) &&
+         find_slot(health.get(), "first_tokens", first_tokens_at_) && in_flight_.find(health.get(), "in_flight") &&
+         successes_.find(health.get(), "successes");
 }
 
 bool Places::take(PyObject* endpoint_id, Place& place) const {
@@ -111,8 +112,8 @@ void Places::abandoned(Place& place) const {
 
 Ref Places::choice(const Place& place, PyObject* endpoint, PyObject* caller) const {
   if (place.choice) return Ref::share(place.choice.get());
-  return Ref(PyObject_CallFunction(choice_type_.get(), "OOsdOO", endpoint, place.health.get(), "only",
-                                   place.started_s, Py_None, caller));
+  return Ref(PyObject_CallFunction(choice_type_.get(), "OOsdOO", endpoint, place.health.get(), "only", place.started_s,
+                                   Py_None, caller));
 }
 
 }  // namespace express

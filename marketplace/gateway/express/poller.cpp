@@ -13,10 +13,14 @@ Names names;
 
 bool make_names() {
   const std::pair<PyObject**, const char*> all[] = {
-      {&names.connection, "connection"},           {&names.idle, "idle"},
-      {&names.resumed, "resumed"},                 {&names.data_received, "data_received"},
-      {&names.eof_received, "eof_received"},       {&names.connection_lost, "connection_lost"},
-      {&names.pause_writing, "pause_writing"},     {&names.resume_writing, "resume_writing"},
+      {&names.connection, "connection"},
+      {&names.idle, "idle"},
+      {&names.resumed, "resumed"},
+      {&names.data_received, "data_received"},
+      {&names.eof_received, "eof_received"},
+      {&names.connection_lost, "connection_lost"},
+      {&names.pause_writing, "pause_writing"},
+      {&names.resume_writing, "resume_writing"},
   };
   for (const auto& [place, name] : all) {
     if (*place == nullptr && (*place = PyUnicode_InternFromString(name)) == nullptr) return false;

@@ -63,7 +63,7 @@ static_assert(std::size(ORDINARY) <= 64, "a bit for each");
 constexpr std::uint64_t NEEDED = 3;  // model and messages
 
 // What `request._MEDIA` looks for: names of parts that hold pictures, recordings and files …
-constexpr View MEDIA_NAMES[] = {"image_url",   "video_url",   "audio_url",   "image_embeds", "video_embeds",
+constexpr View MEDIA_NAMES[] = {"image_url",    "video_url",   "audio_url",   "image_embeds", "video_embeds",
                                 "audio_embeds", "input_image", "input_video", "input_audio",  "input_file"};
 // … and the types of such parts.
 constexpr View MEDIA_TYPES[] = {"image", "video", "audio", "document", "file"};
@@ -94,9 +94,12 @@ class Walk {
         Text text;
         return at.string(text) && may_stand(name, text);
       }
-      case '{': return at.object([this](const Text& inner) { return may_stand({}, inner) && value(inner); });
-      case '[': return at.array([this] { return value({}); });
-      default: return at.scalar();
+      case '{':
+        return at.object([this](const Text& inner) { return may_stand({}, inner) && value(inner); });
+      case '[':
+        return at.array([this] { return value({}); });
+      default:
+        return at.scalar();
     }
   }
 
@@ -104,8 +107,9 @@ class Walk {
 
  private:
   bool may_stand(const Text& name, const Text& text) {
-    const bool media = text.spelled || is_media(text) ||
-                       (is_one_of(text.bytes, std::begin(MEDIA_TYPES), std::end(MEDIA_TYPES)) && tail_of(name) == "type");
+    const bool media =
+        text.spelled || is_media(text) ||
+        (is_one_of(text.bytes, std::begin(MEDIA_TYPES), std::end(MEDIA_TYPES)) && tail_of(name) == "type");
     if (!media) return true;
     // Where there is no list but one, nothing is media (`count_media`). It is looked for once.
     if (lists_ == Lists::unknown) lists_ = has_second_list(body_) ? Lists::several : Lists::one;
@@ -179,19 +183,27 @@ bool read_model(View value, Asked& asked) {
 
 bool read_field(Kind kind, View value, Asked& asked, std::int64_t& max_tokens, std::int64_t& max_completion_tokens) {
   switch (kind) {
-    case Kind::plain: return true;
-    case Kind::messages: return value.front() == '[';
-    case Kind::one: return value == "1" || value == NOTHING;
+    case Kind::plain:
+      return true;
+    case Kind::messages:
+      return value.front() == '[';
+    case Kind::one:
+      return value == "1" || value == NOTHING;
     case Kind::hint:
       if (value == NOTHING) return true;
       if (value.front() != '"' || value.find('\\') != View::npos) return false;
       asked.prompt_cache_key = value.substr(1, value.size() - 2);
       return true;
-    case Kind::stream: return value == NOTHING || read_bool(value, asked.stream);
-    case Kind::stream_options: return read_stream_options(value, asked.include_usage);
-    case Kind::max_tokens: return read_bound(value, max_tokens);
-    case Kind::max_completion_tokens: return read_bound(value, max_completion_tokens);
-    case Kind::model: return read_model(value, asked);
+    case Kind::stream:
+      return value == NOTHING || read_bool(value, asked.stream);
+    case Kind::stream_options:
+      return read_stream_options(value, asked.include_usage);
+    case Kind::max_tokens:
+      return read_bound(value, max_tokens);
+    case Kind::max_completion_tokens:
+      return read_bound(value, max_completion_tokens);
+    case Kind::model:
+      return read_model(value, asked);
   }
   return false;
 }
@@ -318,8 +330,7 @@ bool into_buckets(const Usage& usage, Used& used) {
   if (usage.cache_read.told || usage.cache_creation.told) {
     if (!take(usage.cache_read, false, used.cache_read)) return false;
     if (!take(usage.cache_creation, false, used.cache_write)) return false;
-    used.input_uncached =
-        newer ? given : std::max<std::int64_t>(0, given - used.cache_read - used.cache_write);
+    used.input_uncached = newer ? given : std::max<std::int64_t>(0, given - used.cache_read - used.cache_write);
   } else if (!read_cached(usage, given, used)) {
     return false;
   }
@@ -376,7 +387,9 @@ void write_request(const Asked& asked, View model, std::int64_t max_tokens, std:
     Field field;
     bool made = false;
   };
-  Change changes[] = {{{"model", model}}, {{"max_tokens", bound}}, {{"max_completion_tokens", bound}},
+  Change changes[] = {{{"model", model}},
+                      {{"max_tokens", bound}},
+                      {{"max_completion_tokens", bound}},
                       {{"stream_options", STREAM_OPTIONS}}};
   Change* const last = std::end(changes) - (asked.stream ? 0 : 1);
   out += '{';

@@ -33,12 +33,10 @@ bool look_up(void* handle, const char* name, Function*& function) {
 }
 
 bool look_up_all(void* handle, SqliteLibrary& library) {
-  return look_up(handle, "sqlite3_open_v2", library.open_v2) &&
-         look_up(handle, "sqlite3_close_v2", library.close_v2) &&
+  return look_up(handle, "sqlite3_open_v2", library.open_v2) && look_up(handle, "sqlite3_close_v2", library.close_v2) &&
          look_up(handle, "sqlite3_extended_result_codes", library.extended_result_codes) &&
          look_up(handle, "sqlite3_busy_timeout", library.busy_timeout) &&
-         look_up(handle, "sqlite3_exec", library.exec) &&
-         look_up(handle, "sqlite3_changes", library.changes) &&
+         look_up(handle, "sqlite3_exec", library.exec) && look_up(handle, "sqlite3_changes", library.changes) &&
          look_up(handle, "sqlite3_get_autocommit", library.get_autocommit) &&
          look_up(handle, "sqlite3_prepare_v3", library.prepare_v3) &&
          look_up(handle, "sqlite3_finalize", library.finalize) && look_up(handle, "sqlite3_step", library.step) &&

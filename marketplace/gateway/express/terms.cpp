@@ -212,9 +212,8 @@ void read_ladder(RecordReader& reader, PyObject* payer, Terms::Made& made) {
 
 // Whether the text stands between quotes in JSON as it is: the event's route is put together, not encoded.
 bool plain(View text) {
-  return std::none_of(text.begin(), text.end(), [](char c) {
-    return static_cast<unsigned char>(c) < 0x20 || c == '"' || c == '\\';
-  });
+  return std::none_of(text.begin(), text.end(),
+                      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == '"' || c == '\\'; });
 }
 
 void read_names(RecordReader& reader, PyObject* terms, PyObject* record, Terms::Made& made) {

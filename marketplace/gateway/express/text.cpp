@@ -223,12 +223,25 @@ void append_json(std::string& out, View text) {
     plain = i + 1;
     out += '\\';
     switch (byte) {
-      case '"': case '\\': out += static_cast<char>(byte); break;
-      case '\b': out += 'b'; break;
-      case '\f': out += 'f'; break;
-      case '\n': out += 'n'; break;
-      case '\r': out += 'r'; break;
-      case '\t': out += 't'; break;
+      case '"':
+      case '\\':
+        out += static_cast<char>(byte);
+        break;
+      case '\b':
+        out += 'b';
+        break;
+      case '\f':
+        out += 'f';
+        break;
+      case '\n':
+        out += 'n';
+        break;
+      case '\r':
+        out += 'r';
+        break;
+      case '\t':
+        out += 't';
+        break;
       default:
         out += "u00";
         out += HEX[byte >> 4];
@@ -241,8 +254,7 @@ void append_json(std::string& out, View text) {
 
 std::string new_id(View prefix) {
   // A forked process must not go on counting from ours.
-  static const int watching =
-      pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+  static const int watching = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
   if (watching != 0) std::abort();
   Maker& mine = maker;
   const std::int64_t stamp_ms = now_us() / 1000;

@@ -7,8 +7,7 @@ namespace express::net {
 namespace {
 
 struct Transport {
-  PyObject_HEAD
-  Ground* ground;  // null once the connection is over, or somebody else's
+  PyObject_HEAD Ground* ground;  // null once the connection is over, or somebody else's
 };
 
 PyTypeObject* type = nullptr;
@@ -150,8 +149,11 @@ PyType_Slot slots[] = {
 
 // It holds no reference to anything, so no cycle of references goes through it.
 PyType_Spec spec = {
-    "marketplace.gateway.express._core.Transport", sizeof(Transport), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots,
+    "marketplace.gateway.express._core.Transport",
+    sizeof(Transport),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    slots,
 };
 
 }  // namespace

@@ -7,8 +7,7 @@ namespace express {
 namespace {
 
 struct Waiting {
-  PyObject_HEAD
-  Call* call;
+  PyObject_HEAD Call* call;
   PyObject* loop;
 };
 
