@@ -260,7 +260,7 @@ def _tell(missing: Unbuildable) -> None:
         raise missing
     print(
         f"The gateway will run in plain Python, because {missing}. Results are the same; a call takes "
-        f"several times as much processor time. {_INSTALL}",
+        f"four times as much processor time. {_INSTALL}",
         file=sys.stderr,
     )
 
