@@ -43,15 +43,15 @@ std::string host_of(const Address& address) {
   return failed ? std::string() : std::string(host);
 }
 
-Owned tuple_of(const Address& address) {
+Ref tuple_of(const Address& address) {
   const std::string host = host_of(address);
   if (host.empty()) return {};
   if (address.any.sa_family == AF_INET) {
-    return Owned::steal(Py_BuildValue("si", host.c_str(), static_cast<int>(ntohs(address.v4.sin_port))));
+    return Ref(Py_BuildValue("si", host.c_str(), static_cast<int>(ntohs(address.v4.sin_port))));
   }
-  return Owned::steal(Py_BuildValue("siII", host.c_str(), static_cast<int>(ntohs(address.v6.sin6_port)),
-                                    static_cast<unsigned>(ntohl(address.v6.sin6_flowinfo)),
-                                    static_cast<unsigned>(address.v6.sin6_scope_id)));
+  return Ref(Py_BuildValue("siII", host.c_str(), static_cast<int>(ntohs(address.v6.sin6_port)),
+                           static_cast<unsigned>(ntohl(address.v6.sin6_flowinfo)),
+                           static_cast<unsigned>(address.v6.sin6_scope_id)));
 }
 
 }  // namespace
@@ -309,7 +309,7 @@ bool ClientSocket::attach() {
   if (protocol_) return true;
   transport_ = new_transport(this);
   if (transport_) {
-    protocol_ = Owned::steal(PyObject_CallMethodOneArg(house_.hooks.get(), names.connection, transport_.get()));
+    protocol_ = Ref(PyObject_CallMethodOneArg(house_.hooks.get(), names.connection, transport_.get()));
   }
   if (protocol_) return true;
   poller_.caught(house_.hooks.get());
@@ -327,7 +327,7 @@ void ClientSocket::detach() {
 }
 
 bool ClientSocket::idle() {
-  const Owned told = Owned::steal(PyObject_GetAttr(protocol_.get(), names.idle));
+  const Ref told = Ref(PyObject_GetAttr(protocol_.get(), names.idle));
   const int idle = told ? PyObject_IsTrue(told.get()) : -1;
   if (idle < 0) poller_.caught(protocol_.get());
   return idle > 0 && !closing_ && !paused_ && !end_wanted_ && !end_sent_;
@@ -346,7 +346,7 @@ void ClientSocket::to_python() {
 }
 
 void ClientSocket::feed(View bytes) {
-  const Owned data = bytes_of(bytes);
+  const Ref data = express::bytes(bytes);
   if (data) {
     tell(names.data_received, data.get());
   } else {
@@ -356,26 +356,26 @@ void ClientSocket::feed(View bytes) {
 }
 
 // An error of the protocol's ends its connection, and no other.
-Owned ClientSocket::tell(PyObject* name, PyObject* argument) {
-  const Owned protocol = protocol_;
-  Owned told = Owned::steal(argument == nullptr ? PyObject_CallMethodNoArgs(protocol.get(), name)
-                                                : PyObject_CallMethodOneArg(protocol.get(), name, argument));
+Ref ClientSocket::tell(PyObject* name, PyObject* argument) {
+  const Ref protocol = protocol_;
+  Ref told = Ref(argument == nullptr ? PyObject_CallMethodNoArgs(protocol.get(), name)
+                                     : PyObject_CallMethodOneArg(protocol.get(), name, argument));
   if (told) return told;
   PyObject *type, *value, *trace;
   PyErr_Fetch(&type, &value, &trace);
   PyErr_NormalizeException(&type, &value, &trace);
-  const Owned error = Owned::borrow(value);
+  const Ref error = Ref::share(value);
   PyErr_Restore(type, value, trace);
   poller_.caught(protocol.get());
   finish(error);
   return {};
 }
 
-void ClientSocket::say_lost(Owned protocol, Owned error) {
+void ClientSocket::say_lost(Ref protocol, Ref error) {
   Poller& poller = poller_;
   poller_.later([&poller, protocol = std::move(protocol), error = std::move(error)] {
     PyObject* told = error ? error.get() : Py_None;
-    const Owned heard = Owned::steal(PyObject_CallMethodOneArg(protocol.get(), names.connection_lost, told));
+    const Ref heard = Ref(PyObject_CallMethodOneArg(protocol.get(), names.connection_lost, told));
     if (!heard) poller.caught(protocol.get());
   });
 }
@@ -419,11 +419,11 @@ void ClientSocket::write_end() {
   sent_some();
 }
 
-Owned ClientSocket::address(bool peer) const {
+Ref ClientSocket::address(bool peer) const {
   if (peer) return tuple_of(peer_);
   Address own{};
   socklen_t size = sizeof own;
-  return getsockname(fd(), &own.any, &size) == 0 ? tuple_of(own) : Owned();
+  return getsockname(fd(), &own.any, &size) == 0 ? tuple_of(own) : Ref();
 }
 
 // Sending.
@@ -504,7 +504,7 @@ void ClientSocket::ended() {
       break;
     case Stage::python: {
       deaf_ = true;
-      const Owned told = tell(names.eof_received);
+      const Ref told = tell(names.eof_received);
       const int stays = told ? PyObject_IsTrue(told.get()) : 1;
       if (stays < 0) PyErr_Clear();
       if (stays <= 0) close();
@@ -520,7 +520,7 @@ void ClientSocket::failed(int number) {
   if (stage_ == Stage::taken) {
     leave();
   } else if (stage_ != Stage::over) {
-    finish(stage_ == Stage::python ? os_error(number) : Owned());
+    finish(stage_ == Stage::python ? os_error(number) : Ref());
   }
 }
 
@@ -536,7 +536,7 @@ void ClientSocket::leave() {
   });
 }
 
-void ClientSocket::finish(Owned error) {
+void ClientSocket::finish(Ref error) {
   if (stage_ == Stage::over) return;
   stage_ = Stage::over;
   gone_ = true;

@@ -16,7 +16,7 @@ class ClientSocket;
 struct House {  // what all clients share
   Poller& poller;
   Lane* lane;  // null at the end, when nobody is to be called any more
-  Owned hooks;
+  Ref hooks;
   Wire::Settings settings;
   bool closing = false;
   std::vector<ClientSocket*> clients;
@@ -61,9 +61,9 @@ class ClientSocket final : public Client, public Watched, public Ground {
   void write_end() override;
   std::size_t kept() const override { return unsent(); }
   int descriptor() const override { return fd(); }
-  Owned address(bool peer) const override;
+  Ref address(bool peer) const override;
   PyObject* spoken_to() const override { return protocol_.get(); }
-  void speak_to(PyObject* protocol) override { protocol_ = Owned::borrow(protocol); }
+  void speak_to(PyObject* protocol) override { protocol_ = Ref::share(protocol); }
 
  private:
   // Whose the connection is: nobody's while a request is awaited or read; the lane's; Python's, which has a
@@ -85,8 +85,8 @@ class ClientSocket final : public Client, public Watched, public Ground {
   bool idle();
   void to_python();
   void feed(View bytes);
-  Owned tell(PyObject* name, PyObject* argument = nullptr);  // none when that was an error
-  void say_lost(Owned protocol, Owned error);
+  Ref tell(PyObject* name, PyObject* argument = nullptr);  // none when that was an error
+  void say_lost(Ref protocol, Ref error);
 
   bool put(View bytes);
   void flush();
@@ -94,7 +94,7 @@ class ClientSocket final : public Client, public Watched, public Ground {
   void ended();          // the client sends nothing more
   void failed(int number);
   void leave();          // the client of a taken request has gone
-  void finish(Owned error);  // the connection is over
+  void finish(Ref error);  // the connection is over
   void interest();
 
   House& house_;
@@ -112,7 +112,7 @@ class ClientSocket final : public Client, public Watched, public Ground {
   double heard_at_, began_at_ = 0, stalled_at_ = 0;
   std::size_t place_;         // among the house's clients
   std::string name_;
-  Owned protocol_, transport_;
+  Ref protocol_, transport_;
 };
 
 }  // namespace express::net

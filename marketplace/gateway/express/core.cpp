@@ -13,7 +13,7 @@
 #include "http.hpp"
 #include "lane.hpp"
 #include "module.hpp"
-#include "netpython.hpp"
+#include "names.hpp"
 #include "transport.hpp"
 #include "wire.hpp"
 
@@ -170,7 +170,7 @@ PyObject* lane(PyObject* self, PyObject* arguments) {
   }
   const Busy core(self);
   if (!core) return nullptr;
-  const net::Owned rest = net::Owned::steal(PyTuple_GetSlice(arguments, 1, count));
+  const Ref rest = Ref(PyTuple_GetSlice(arguments, 1, count));
   return rest ? core.lane().asked(what, rest.get()) : nullptr;
 }
 
@@ -227,7 +227,7 @@ PyObject* read_answer(PyObject*, PyObject* arguments) {
   PyObject* pieces;
   int push;
   if (!PyArg_ParseTuple(arguments, "O!p", &PyList_Type, &pieces, &push)) return nullptr;
-  const net::Owned pushed = net::Owned::steal(PyList_New(0)), headers = net::Owned::steal(PyDict_New());
+  const Ref pushed = Ref(PyList_New(0)), headers = Ref(PyDict_New());
   if (!pushed || !headers) return nullptr;
   net::AnswerReader reader;
   using State = net::AnswerReader::State;
@@ -241,7 +241,7 @@ PyObject* read_answer(PyObject*, PyObject* arguments) {
     std::string copy(bytes, static_cast<std::size_t>(size));
     state = reader.feed(copy.data(), copy.size());
     if (state == State::broken || reader.piece().empty()) continue;
-    const net::Owned piece = net::bytes_of(reader.piece());
+    const Ref piece = express::bytes(reader.piece());
     if (!piece || PyList_Append(pushed.get(), piece.get()) < 0) return nullptr;
   }
   if (state == State::more) {
@@ -250,7 +250,7 @@ PyObject* read_answer(PyObject*, PyObject* arguments) {
   }
   if (state == State::broken) return Py_BuildValue("OO", pushed.get(), reader.reached() ? Py_True : Py_False);
   for (const auto& [name, value] : reader.answer.headers) {
-    const net::Owned key = net::bytes_of(name), told = net::bytes_of(value);
+    const Ref key = bytes(name), told = bytes(value);
     if (!key || !told || PyDict_SetItem(headers.get(), key.get(), told.get()) < 0) return nullptr;
   }
   kept = kept && reader.keeps() && reader.rest() == 0;
@@ -268,7 +268,7 @@ PyMethodDef functions[] = {
 
 int add_core(PyObject* module) {
   if (!net::make_names() || !net::make_transports(module)) return -1;
-  const net::Owned type = net::Owned::steal(PyType_FromSpec(&spec));
+  const Ref type = Ref(PyType_FromSpec(&spec));
   if (!type || PyModule_AddObjectRef(module, "Core", type.get()) < 0) return -1;
   return PyModule_AddFunctions(module, functions);
 }

@@ -9,13 +9,11 @@
 #include <map>
 #include <set>
 
-#include "netpython.hpp"
+#include "names.hpp"
 
 namespace express {
 
 namespace {
-
-using net::Owned;
 
 class Echo;
 
@@ -133,16 +131,16 @@ class Echo final : public Express {
     if (word == "engine") return set_engine(arguments);
     if (word == "mode") return set(mode_, arguments);
     if (word == "resumed") {
-      resumed_ = Owned::borrow(PyTuple_GetItem(arguments, 0));
+      resumed_ = Ref::share(PyTuple_GetItem(arguments, 0));
       Py_RETURN_NONE;
     }
     if (word == "send") return send(arguments);
     if (word == "told") {
       if (mirrored_ > 0) tell(Py_BuildValue("(sn)", "mirrored", static_cast<Py_ssize_t>(std::exchange(mirrored_, 0))));
-      if (!told_) told_ = Owned::steal(PyList_New(0));
-      return std::exchange(told_, Owned()).release();
+      if (!told_) told_ = Ref(PyList_New(0));
+      return std::exchange(told_, Ref()).release();
     }
-    if (word == "authorization") return net::bytes_of(auth_).release();
+    if (word == "authorization") return express::bytes(auth_).release();
     return steer(word, arguments);
   }
 
@@ -162,8 +160,8 @@ class Echo final : public Express {
   }
 
   void tell(PyObject* what) {
-    const Owned owned = Owned::steal(what);
-    if (!told_) told_ = Owned::steal(PyList_New(0));
+    const Ref owned = Ref(what);
+    if (!told_) told_ = Ref(PyList_New(0));
     if (!owned || PyList_Append(told_.get(), owned.get()) < 0) PyErr_WriteUnraisable(nullptr);
   }
 
@@ -222,7 +220,7 @@ class Echo final : public Express {
   Wire* wire_ = nullptr;
   Engine* engine_ = nullptr;
   std::string mode_ = "decline", auth_;
-  Owned resumed_, told_;
+  Ref resumed_, told_;
   long last_ = 0;
   std::size_t mirrored_ = 0;
 };
@@ -276,9 +274,9 @@ void Trip::piece(View bytes) {
 }
 
 void Trip::landed(Answer&& answer) {
-  const Owned headers = Owned::steal(PyDict_New());
+  const Ref headers = Ref(PyDict_New());
   for (const auto& [name, value] : answer.headers) {
-    const Owned key = net::bytes_of(name), told = net::bytes_of(value);
+    const Ref key = express::bytes(name), told = express::bytes(value);
     PyDict_SetItem(headers.get(), key.get(), told.get());
   }
   echo.tell(Py_BuildValue("(lsiOy#)", number, "landed", answer.status, headers.get(), answer.body.data(),

@@ -184,9 +184,9 @@ void Poller::caught(PyObject* whose) {
   }
   PyObject *type, *value, *trace;
   PyErr_Fetch(&type, &value, &trace);
-  interrupt_[0] = Owned::steal(type);
-  interrupt_[1] = Owned::steal(value);
-  interrupt_[2] = Owned::steal(trace);
+  interrupt_[0] = Ref(type);
+  interrupt_[1] = Ref(value);
+  interrupt_[2] = Ref(trace);
 }
 
 bool Poller::no_error() {

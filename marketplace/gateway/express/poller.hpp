@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "netpython.hpp"
+#include "names.hpp"
 
 namespace express::net {
 
@@ -86,7 +86,7 @@ class Poller {
   std::vector<std::function<void()>> later_;
   std::vector<std::unique_ptr<Mortal>> dead_;
   Bell* bell_ = nullptr;
-  Owned interrupt_[3];
+  Ref interrupt_[3];
 };
 
 }  // namespace express::net

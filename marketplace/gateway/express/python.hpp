@@ -26,8 +26,8 @@ class Ref {
     }
     return *this;
   }
-  Ref(const Ref&) = delete;
-  Ref& operator=(const Ref&) = delete;
+  Ref(const Ref& other) : object_(Py_XNewRef(other.object_)) {}
+  Ref& operator=(const Ref& other) { return *this = share(other.object_); }
   ~Ref() { Py_XDECREF(object_); }
 
   PyObject* get() const { return object_; }

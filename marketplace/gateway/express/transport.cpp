@@ -26,9 +26,9 @@ PyObject* write(PyObject* self, PyObject* data) {
 }
 
 PyObject* writelines(PyObject* self, PyObject* parts) {
-  const Owned empty = Owned::steal(PyBytes_FromStringAndSize("", 0));
+  const Ref empty = Ref(PyBytes_FromStringAndSize("", 0));
   if (!empty) return nullptr;
-  const Owned whole = Owned::steal(PyObject_CallMethod(empty.get(), "join", "O", parts));
+  const Ref whole = Ref(PyObject_CallMethod(empty.get(), "join", "O", parts));
   return whole ? write(self, whole.get()) : nullptr;
 }
 
@@ -106,7 +106,7 @@ PyObject* get_extra_info(PyObject* self, PyObject* arguments, PyObject* named) {
   const bool peer = std::strcmp(name, "peername") == 0;
   Ground* ground = ground_of(self);
   if (ground != nullptr && (peer || std::strcmp(name, "sockname") == 0)) {
-    Owned address = ground->address(peer);
+    Ref address = ground->address(peer);
     if (address) return address.release();
     if (PyErr_Occurred()) return nullptr;
   }
@@ -163,10 +163,10 @@ bool make_transports(PyObject* module) {
   return PyModule_AddObjectRef(module, "Transport", reinterpret_cast<PyObject*>(type)) == 0;
 }
 
-Owned new_transport(Ground* ground) {
+Ref new_transport(Ground* ground) {
   PyObject* made = type->tp_alloc(type, 0);
   if (made != nullptr) reinterpret_cast<Transport*>(made)->ground = ground;
-  return Owned::steal(made);
+  return Ref(made);
 }
 
 void uproot(PyObject* transport) { reinterpret_cast<Transport*>(transport)->ground = nullptr; }

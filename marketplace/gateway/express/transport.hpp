@@ -1,6 +1,6 @@
 // Python's side of a client's connection: a type with what `asyncio.Transport` offers.
 #pragma once
-#include "netpython.hpp"
+#include "names.hpp"
 
 namespace express::net {
 
@@ -15,7 +15,7 @@ class Ground {  // what a transport stands on
   virtual void write_end() = 0;
   virtual std::size_t kept() const = 0;  // bytes that have not left
   virtual int descriptor() const = 0;
-  virtual Owned address(bool peer) const = 0;  // as the module `socket` tells it; none when it cannot be told
+  virtual Ref address(bool peer) const = 0;  // as the module `socket` tells it; none when it cannot be told
   virtual PyObject* spoken_to() const = 0;     // the protocol, borrowed
   virtual void speak_to(PyObject* protocol) = 0;
 
@@ -26,7 +26,7 @@ class Ground {  // what a transport stands on
 constexpr std::size_t high_water = 64 * 1024, low_water = 16 * 1024;
 
 bool make_transports(PyObject* module);  // once; false with a Python error set
-Owned new_transport(Ground* ground);     // none with a Python error set
+Ref new_transport(Ground* ground);     // none with a Python error set
 void uproot(PyObject* transport);        // it is closing from now on, and stands on nothing
 
 }  // namespace express::net

@@ -110,7 +110,7 @@ class Lookout final : public Watched {
 class EpollWire final : public Wire {
  public:
   EpollWire(const Settings& settings, PyObject* hooks, Lane* lane, std::unique_ptr<Poller> poller)
-      : poller_(std::move(poller)), house_{*poller_, lane, Owned::borrow(hooks), settings, false, {}} {
+      : poller_(std::move(poller)), house_{*poller_, lane, Ref::share(hooks), settings, false, {}} {
     if (settings.listener >= 0) listener_ = new Listener(house_, settings.listener);
   }
 
