@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from itertools import pairwise
 from typing import Any
 
-import httptools
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from marketplace.gateway.flight import Flight
-from marketplace.gateway.wire import Connection, Pool
+from support.http_readers import ReadRequest, read_answer
 
 core = pytest.importorskip("marketplace.gateway.express._core")
 
 START = b"POST /v1/chat/completions HTTP/1.1\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"
-
-
-class Parsed:
-    """A request as httptools reads it."""
-
-    def __init__(self, data: bytes) -> None:
-        self.target = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.body = b""
-        self.whole = self.failed = False
-        self.parser = httptools.HttpRequestParser(self)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.failed = True
-
-    def on_url(self, target: bytes) -> None:
-        self.target += target
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
-
-    def on_body(self, body: bytes) -> None:
-        self.body += body
-
-    def on_message_complete(self) -> None:
-        self.whole = True
-        self.keeps = self.parser.should_keep_alive()
 
 
 @pytest.mark.parametrize(
@@ -131,50 +99,14 @@ def test_what_is_plain_is_the_same_request_to_httptools(
         if plain is None:
             continue
         size, length, authorization = plain
-        parsed = Parsed(data[:size] + b"x" * length)
+        parsed = ReadRequest(data[:size] + b"x" * length)
         assert (parsed.failed, parsed.whole, parsed.keeps) == (False, True, True)
-        assert (parsed.parser.get_method(), parsed.target) == (b"POST", b"/v1/chat/completions")
-        assert parsed.parser.get_http_version() == "1.1"
+        assert (parsed.method, parsed.target) == (b"POST", b"/v1/chat/completions")
+        assert parsed.version == "1.1"
         assert parsed.body == b"x" * length
         headers = dict(parsed.headers)
         assert headers.get(b"authorization", b"") == authorization
         assert not headers.keys() & {b"transfer-encoding", b"expect", b"upgrade", b"x-api-key"}
-
-
-class Carriage(asyncio.Transport):
-    """What a connection of the gateway's own client writes to."""
-
-    closed = paused = False
-
-    def write(self, data: Any) -> None: ...
-
-    def abort(self) -> None:
-        self.closed = True
-
-
-def as_the_gateway_reads(parts: list[bytes], push: bool) -> tuple[Any, ...]:
-    """Return what `wire.Connection` makes of an answer behind which the engine closes."""
-
-    async def story() -> tuple[Any, ...]:
-        pool = Pool("", 0, 1.0, 60.0)
-        connection = Connection(pool)
-        connection.connection_made(Carriage())
-        pushed: list[bytes] = []
-        asking = connection.send(b"", Flight(pushed.append if push else None))
-        for part in parts:
-            if asking.done():
-                break
-            connection.data_received(part)
-        kept = asking.done() and not connection.closed
-        if not asking.done():
-            connection.eof_received()
-        connection.connection_lost(None)
-        if (error := asking.exception()) is not None:
-            return pushed, error.reached  # type: ignore[attr-defined]
-        status, headers, body = asking.result()
-        return pushed, status, headers, body, kept
-
-    return asyncio.run(story())
 
 
 BODIES = [
@@ -239,7 +171,7 @@ def test_an_answer_is_read_as_the_gateway_reads_it(
     interim: bytes, status_line: bytes, body: bytes, cuts: list[int], push: bool
 ) -> None:
     parts = cut(interim + status_line + body, cuts)
-    ours, theirs = core.read_answer(parts, push), as_the_gateway_reads(parts, push)
+    ours, theirs = core.read_answer(parts, push), read_answer(parts, push)
     if len(ours) == len(theirs) == 2:
         # That an answer is broken may be noticed a little earlier, or later.
         assert ours[1] == theirs[1]
@@ -264,7 +196,7 @@ def test_noise_in_an_answer_is_never_read_as_another_answer(
     for place, value in noise:
         altered[place % len(altered)] = value
     parts = cut(bytes(altered), cuts)
-    ours, theirs = core.read_answer(parts, push), as_the_gateway_reads(parts, push)
+    ours, theirs = core.read_answer(parts, push), read_answer(parts, push)
     if len(ours) == 2:
         # Broken for us: what llhttp still accepts is listed here.
         assert len(theirs) == 2 or accepted_by_llhttp_only(bytes(altered), theirs)
