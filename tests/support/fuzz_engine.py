@@ -167,6 +167,8 @@ async def _play(
 ) -> bool:
     for act in acts:
         if isinstance(act, bytes):
+            if writer.is_closing():
+                return False  # whoever has asked has hung up
             writer.write(act)
             await writer.drain()
         elif isinstance(act, float):
