@@ -9,14 +9,14 @@ namespace express {
 
 namespace {
 
-constexpr std::size_t MOST_KEPT = 16'384;  // accounts that are remembered: some megabytes of them
-constexpr std::size_t MOST_ROWS = 16;      // a statement
-constexpr std::size_t USAGE_COLUMNS = 30;
-constexpr i64 POSTED = 1, USE = 4;  // chart.Kind, chart.Code
+constexpr std::size_t kMostKept = 16'384;  // accounts that are remembered: some megabytes of them
+constexpr std::size_t kMostRows = 16;      // a statement
+constexpr std::size_t kUsageColumns = 30;
+constexpr i64 kPosted = 1, kUse = 4;  // chart.Kind, chart.Code
 
 // marketplace.ledger.dialect: TRANSFER_COLUMNS and USAGE_COLUMNS, in the order of the chain.
-const char TRANSFER_NAMES[] = "lane, seq, tx, leg, kind, code, debit_id, credit_id, amount, debit_total, at_us";
-const char USAGE_NAMES[] =
+const char kTransferNames[] = "lane, seq, tx, leg, kind, code, debit_id, credit_id, amount, debit_total, at_us";
+const char kUsageNames[] =
     "id, org_id, key_id, project_id, listing, release_digest, endpoint_id, owner_org_id, price_version_id, prices, "
     "started_at_us, first_token_us, ended_at_us, input_uncached, cache_read, cache_write, output, reasoning, "
     "usage_source, outcome, streamed, list_cost_u, cost_u, wallet_u, voucher_u, free_u, overrun_u, raw_usage, route, "
@@ -64,7 +64,7 @@ bool same(const SqliteStatement& row, int column, const Value& value) {
 bool is_row(const Charge& charge) {
   const std::vector<Value>& usage = charge.usage;
   auto is_good = [](const Value& value) { return !value.is_text || is_utf8(value.text); };
-  return usage.size() == USAGE_COLUMNS && usage[0].is_text && std::all_of(usage.begin(), usage.end(), is_good) &&
+  return usage.size() == kUsageColumns && usage[0].is_text && std::all_of(usage.begin(), usage.end(), is_good) &&
          is_utf8(charge.tx);
 }
 
@@ -76,14 +76,14 @@ Booking::Booking(SqliteConnection& connection, i64 lane, i64 clearing)
   lane_row_ = connection.prepare("SELECT next_seq, next_batch, head FROM ledger_lane WHERE id=?");
   read_account_ = connection.prepare(
       "SELECT dr_pending, dr_posted, cr_pending, cr_posted FROM ledger_account WHERE rule <> 0 AND id=?");
-  read_event_ = connection.prepare(std::string("SELECT ") + USAGE_NAMES + " FROM usage_event WHERE id=?");
+  read_event_ = connection.prepare(std::string("SELECT ") + kUsageNames + " FROM usage_event WHERE id=?");
   update_account_ =
       connection.prepare("UPDATE ledger_account SET dr_pending=?, dr_posted=?, cr_pending=?, cr_posted=? WHERE id=?");
   // The lane's row follows by a trigger.
   insert_batch_ =
       connection.prepare("INSERT INTO ledger_batch (lane, n, first_seq, last_seq, sha256) VALUES (?, ?, ?, ?, ?)");
-  insert_transfers_.resize(MOST_ROWS + 1);
-  insert_events_.resize(MOST_ROWS + 1);
+  insert_transfers_.resize(kMostRows + 1);
+  insert_events_.resize(kMostRows + 1);
 }
 
 bool Booking::has_lane() {
@@ -132,7 +132,7 @@ void Booking::look_around() {
   if (!version_.row()) throw LedgerCorrupt{};
   i64 version = version_.number(0);
   version_.reset();
-  if (!remembers_ || version != seen_version_ || accounts_.size() > MOST_KEPT) accounts_.clear();
+  if (!remembers_ || version != seen_version_ || accounts_.size() > kMostKept) accounts_.clear();
   if (remembers_ && version == seen_version_) return;
   lane_row_.bind(1, lane_);
   if (!lane_row_.row()) throw LedgerCorrupt{};
@@ -169,11 +169,11 @@ bool Booking::known(const Charge& charge, Outcome& outcome) {
   auto earlier = std::find_if(events_.begin(), events_.end(), of_batch);
   bool equal = true;
   if (earlier != events_.end()) {
-    for (std::size_t n = 0; n < USAGE_COLUMNS; ++n) equal = equal && same(earlier->charge->usage[n], charge.usage[n]);
+    for (std::size_t n = 0; n < kUsageColumns; ++n) equal = equal && same(earlier->charge->usage[n], charge.usage[n]);
   } else {
     read_event_.bind(1, View(id.text));
     if (!read_event_.row()) return false;
-    for (std::size_t n = 0; n < USAGE_COLUMNS; ++n) {
+    for (std::size_t n = 0; n < kUsageColumns; ++n) {
       equal = equal && same(read_event_, static_cast<int>(n), charge.usage[n]);
     }
     read_event_.reset();
@@ -201,7 +201,7 @@ Outcome Booking::decide(const Charge& charge) {
   if (!balanced(charge)) return Outcome::unsure;
   // From here on only the database can refuse it.
   i64 leg = 0;
-  for (const Leg& paid : charge.legs) transfer(charge, leg++, {USE, paid.account, paid.sink, paid.amount});
+  for (const Leg& paid : charge.legs) transfer(charge, leg++, {kUse, paid.account, paid.sink, paid.amount});
   for (const Entry& entry : charge.entries) transfer(charge, leg++, entry);
   event(charge);
   return Outcome::booked;
@@ -213,7 +213,7 @@ bool Booking::balanced(const Charge& charge) {
   for (const Leg& leg : charge.legs) moved += leg.amount;
   for (const Entry& entry : charge.entries) moved += std::max<i64>(entry.amount, 0);
   for (const Leg& leg : charge.legs) {
-    if (!adds_up({USE, leg.account, leg.sink, leg.amount}, through, moved)) return false;
+    if (!adds_up({kUse, leg.account, leg.sink, leg.amount}, through, moved)) return false;
   }
   for (const Entry& entry : charge.entries) {
     if (!adds_up(entry, through, moved)) return false;
@@ -255,7 +255,7 @@ void Booking::transfer(const Charge& charge, i64 leg, const Entry& entry) {
   append_number(json, made.seq);
   json += ',';
   append_json(json, charge.tx);
-  for (i64 number : {leg, POSTED, entry.code, entry.debit, entry.credit, entry.amount}) {
+  for (i64 number : {leg, kPosted, entry.code, entry.debit, entry.credit, entry.amount}) {
     json += ',';
     append_number(json, number);
   }
@@ -310,17 +310,17 @@ void Booking::write_accounts() {
 }
 
 void Booking::write_transfers() {
-  for (std::size_t first = 0; first < transfers_.size(); first += MOST_ROWS) {
-    std::size_t rows = std::min(MOST_ROWS, transfers_.size() - first);
+  for (std::size_t first = 0; first < transfers_.size(); first += kMostRows) {
+    std::size_t rows = std::min(kMostRows, transfers_.size() - first);
     SqliteStatement& insert = insert_transfers_[rows];
-    if (!insert) insert = connection_.prepare(insertion("ledger_transfer", TRANSFER_NAMES, rows));
+    if (!insert) insert = connection_.prepare(insertion("ledger_transfer", kTransferNames, rows));
     int at = 1;
     for (std::size_t n = first; n < first + rows; ++n) {
       const Transfer& made = transfers_[n];
       insert.bind(at++, lane_);
       insert.bind(at++, made.seq);
       insert.bind(at++, View(made.charge->tx));
-      for (i64 number : {made.leg, POSTED, made.code, made.debit, made.credit, made.amount}) {
+      for (i64 number : {made.leg, kPosted, made.code, made.debit, made.credit, made.amount}) {
         insert.bind(at++, number);
       }
       if (made.has_total) {
@@ -335,10 +335,10 @@ void Booking::write_transfers() {
 }
 
 void Booking::write_events() {
-  for (std::size_t first = 0; first < events_.size(); first += MOST_ROWS) {
-    std::size_t rows = std::min(MOST_ROWS, events_.size() - first);
+  for (std::size_t first = 0; first < events_.size(); first += kMostRows) {
+    std::size_t rows = std::min(kMostRows, events_.size() - first);
     SqliteStatement& insert = insert_events_[rows];
-    if (!insert) insert = connection_.prepare(insertion("usage_event", USAGE_NAMES + std::string(", lane, seq"), rows));
+    if (!insert) insert = connection_.prepare(insertion("usage_event", kUsageNames + std::string(", lane, seq"), rows));
     int at = 1;
     for (std::size_t n = first; n < first + rows; ++n) {
       for (const Value& value : events_[n].charge->usage) bind(insert, at++, value);

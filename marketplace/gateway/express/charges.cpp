@@ -24,9 +24,9 @@ namespace {
 using Clock = Turns::Clock;
 using std::chrono::milliseconds;
 
-constexpr std::size_t MOST_AT_ONCE = 512;
+constexpr std::size_t kMostAtOnce = 512;
 // How long one sleeps between two looks at somebody else's lock: what SQLite's own busy handler does.
-constexpr int DELAYS_MS[] = {1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50, 100};
+constexpr int kDelaysMs[] = {1, 2, 5, 10, 15, 20, 25, 25, 25, 50, 50, 100};
 
 class Writer final : public ChargeWriter {
  public:
@@ -49,9 +49,9 @@ class Writer final : public ChargeWriter {
         why = "There is no such lane in the ledger.";
         return false;
       }
-      batch_.reserve(MOST_AT_ONCE);
-      charges_.reserve(MOST_AT_ONCE);
-      outcomes_.reserve(MOST_AT_ONCE);
+      batch_.reserve(kMostAtOnce);
+      charges_.reserve(kMostAtOnce);
+      outcomes_.reserve(kMostAtOnce);
       begin_thread();
     } catch (const SqliteError& error) {
       why = std::string("SQLite cannot open the ledger: ") + library_.errstr(error.code) + ".";
@@ -140,8 +140,8 @@ class Writer final : public ChargeWriter {
     wait_until(lock, 1, nullptr);
     if (queue_.empty()) return false;
     if (std::size_t expected = company_.expected(queue_.size())) {
-      auto until = Clock::now() + Company::WAIT;
-      wait_until(lock, std::min(expected, MOST_AT_ONCE), &until);
+      auto until = Clock::now() + Company::kWait;
+      wait_until(lock, std::min(expected, kMostAtOnce), &until);
     }
     return true;
   }
@@ -161,7 +161,7 @@ class Writer final : public ChargeWriter {
 
   void take_batch() {
     std::lock_guard<std::mutex> lock(mutex_);
-    std::size_t count = std::min(queue_.size(), MOST_AT_ONCE);
+    std::size_t count = std::min(queue_.size(), kMostAtOnce);
     company_.began(count, monotonic_s());
     batch_.clear();
     charges_.clear();
@@ -216,7 +216,7 @@ class Writer final : public ChargeWriter {
     } catch (const LedgerCorrupt&) {
       return end_badly(sqlite::CONSTRAINT);
     } catch (const std::bad_alloc&) {
-      return end_badly(NO_MEMORY);
+      return end_badly(kNoMemory);
     }
     // The log is synced while the lock is free: other processes have their turn meanwhile.
     Turns::of_process().give();
@@ -247,7 +247,7 @@ class Writer final : public ChargeWriter {
       for (std::size_t tried = 0;; ++tried) {
         if (!Turns::of_process().take_until(deadline_)) return false;
         if (begin_in_turn()) return true;
-        auto delay = milliseconds(DELAYS_MS[std::min(tried, std::size(DELAYS_MS) - 1)]);
+        auto delay = milliseconds(kDelaysMs[std::min(tried, std::size(kDelaysMs) - 1)]);
         if (Clock::now() + delay > deadline_) return false;
         std::this_thread::sleep_for(delay);
       }
@@ -285,7 +285,7 @@ class Writer final : public ChargeWriter {
     return !distrusts_log_;
   }
 
-  static constexpr int NO_MEMORY = 7;
+  static constexpr int kNoMemory = 7;
 
   const SqliteLibrary& library_;
   const std::string path_;

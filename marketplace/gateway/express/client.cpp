@@ -14,12 +14,12 @@ namespace express::net {
 
 namespace {
 
-constexpr std::size_t most_ahead = 64 * 1024;
-constexpr std::size_t small = 4 * 1024;  // what an idle connection may keep of a buffer
+constexpr std::size_t kMostAhead = 64 * 1024;
+constexpr std::size_t kSmall = 4 * 1024;  // what an idle connection may keep of a buffer
 
 // Empties a buffer, and gives its memory back where that is worth it.
 void clear(std::string& buffer) {
-  if (buffer.capacity() > small) {
+  if (buffer.capacity() > kSmall) {
     std::string().swap(buffer);
   } else {
     buffer.clear();
@@ -80,8 +80,8 @@ void ClientSocket::ready(std::uint32_t events) {
 }
 
 void ClientSocket::read() {
-  std::size_t room = Poller::scratch_size;
-  if (stage_ == Stage::taken || slow_) room = std::min(room, most_ahead - std::min(most_ahead, ahead_.size()));
+  std::size_t room = Poller::kScratchSize;
+  if (stage_ == Stage::taken || slow_) room = std::min(room, kMostAhead - std::min(kMostAhead, ahead_.size()));
   if (room == 0) return;
   const ssize_t size = recv(fd(), poller_.scratch(), room, 0);
   if (size > 0) {
@@ -159,7 +159,7 @@ bool ClientSocket::whole() {
     looked_ = request_.size();
     PlainHead told;
     if (head == 0) {
-      if (request_.size() > largest_plain_head) {
+      if (request_.size() > kLargestPlainHead) {
         to_python();
       } else {
         wait();
@@ -231,7 +231,7 @@ void ClientSocket::write(View bytes) {
   if (stage_ != Stage::taken || gone_) return;
   if (!put(bytes)) {
     leave();
-  } else if (!slow_ && unsent() > high_water) {
+  } else if (!slow_ && unsent() > kHighWater) {
     slow_ = true;
     stalled_at_ = poller_.now();
     // Later: the lane is in the middle of something, and this may be the last that it writes.
@@ -387,7 +387,7 @@ void ClientSocket::send(View bytes) {
   // `closing_` stops nobody: asyncio's transports also send what is written between `close` and the end.
   if (!put(bytes)) {
     finish(os_error(errno));
-  } else if (!slow_ && unsent() > high_water) {
+  } else if (!slow_ && unsent() > kHighWater) {
     slow_ = true;
     tell(names.pause_writing);
   }
@@ -473,7 +473,7 @@ void ClientSocket::sent_some() {
       shutdown(fd(), SHUT_WR);
     }
   }
-  if (slow_ && unsent() <= low_water) {
+  if (slow_ && unsent() <= kLowWater) {
     slow_ = false;
     if (stage_ == Stage::taken) {
       if (std::exchange(told_slow_, false) && house_.lane != nullptr) house_.lane->slow(*this, false);
@@ -582,7 +582,7 @@ void ClientSocket::interest() {
   if (stage_ == Stage::python) {
     if (!paused_ && !closing_ && !deaf_) events |= EPOLLIN;
   } else if (!closing_) {
-    const bool full = (stage_ == Stage::taken || slow_) && ahead_.size() >= most_ahead;
+    const bool full = (stage_ == Stage::taken || slow_) && ahead_.size() >= kMostAhead;
     events |= full ? EPOLLRDHUP : EPOLLIN;
   }
   want(events);

@@ -8,18 +8,18 @@ namespace express {
 
 class Company {
  public:
-  static constexpr auto WAIT = std::chrono::milliseconds(1);
+  static constexpr auto kWait = std::chrono::milliseconds(1);
 
-  std::size_t expected(std::size_t queued) const { return queued < crowd_ && per_s_ * WAIT_S >= WORTH ? crowd_ : 0; }
+  std::size_t expected(std::size_t queued) const { return queued < crowd_ && per_s_ * kWaitS >= kWorth ? crowd_ : 0; }
   void began(std::size_t count, double now) {
     double passed = std::max(now - began_, 1e-6);
-    per_s_ += (static_cast<double>(count) / passed - per_s_) * std::min(1.0, passed / (4 * WAIT_S));
+    per_s_ += (static_cast<double>(count) / passed - per_s_) * std::min(1.0, passed / (4 * kWaitS));
     began_ = now;
   }
   void answered(std::size_t count, std::size_t queued) { crowd_ = count + queued; }
 
  private:
-  static constexpr double WAIT_S = 0.001, WORTH = 4.0;
+  static constexpr double kWaitS = 0.001, kWorth = 4.0;
   std::size_t crowd_ = 0;
   double per_s_ = 0, began_ = 0;
 };

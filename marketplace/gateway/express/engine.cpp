@@ -13,7 +13,7 @@ namespace express::net {
 
 namespace {
 
-constexpr std::size_t most_kept = 64;  // wire.py, _IDLE_KEPT
+constexpr std::size_t kMostKept = 64;  // wire.py, _IDLE_KEPT
 
 // `upstream.py` tells a connection that nobody answers from one that is refused.
 Failure unreached(int number) { return number == ETIMEDOUT ? Failure::silent : Failure::unreachable; }
@@ -119,7 +119,7 @@ void Carrier::send_on() {
 
 void Carrier::read() {
   char* const bytes = poller_.scratch();
-  const ssize_t size = recv(fd(), bytes, Poller::scratch_size, 0);
+  const ssize_t size = recv(fd(), bytes, Poller::kScratchSize, 0);
   if (size < 0) {
     if (errno != EAGAIN && errno != EINTR) fail(Failure::broken);
     return;
@@ -130,7 +130,7 @@ void Carrier::read() {
     go_on(reader_.end());
     return;
   }
-  full_ = static_cast<std::size_t>(size) == Poller::scratch_size;
+  full_ = static_cast<std::size_t>(size) == Poller::kScratchSize;
   if (sent_ == journey_->request_.size()) {
     // It will not be sent again: a stream need not hold it.
     std::string().swap(journey_->request_);
@@ -275,7 +275,7 @@ Carrier* EnginePool::kept() {
 }
 
 void EnginePool::keep(Carrier& carrier) {
-  if (idle_.size() >= most_kept) {
+  if (idle_.size() >= kMostKept) {
     carrier.close();
     return;
   }

@@ -8,9 +8,9 @@ namespace express::net {
 
 namespace {
 
-constexpr View begins = "POST /v1/chat/completions ";
-constexpr View version = "HTTP/1.1\r\n";
-constexpr int most_digits = 15;  // of a length: far below what 64 bits hold
+constexpr View kBegins = "POST /v1/chat/completions ";
+constexpr View kVersion = "HTTP/1.1\r\n";
+constexpr int kMostDigits = 15;  // of a length: far below what 64 bits hold
 
 enum : unsigned char { token = 1, text = 2, plain_text = 4 };
 
@@ -25,9 +25,9 @@ constexpr std::array<unsigned char, 256> kinds() {
   for (char c : View("!#$%&'*+-.^_`|~")) table[static_cast<unsigned char>(c)] |= token;
   return table;
 }
-constexpr auto kind = kinds();
+constexpr auto kKind = kinds();
 
-bool is(char c, unsigned char wanted) { return kind[static_cast<unsigned char>(c)] & wanted; }
+bool is(char c, unsigned char wanted) { return kKind[static_cast<unsigned char>(c)] & wanted; }
 bool all(View bytes, unsigned char wanted) {
   for (char c : bytes) {
     if (!is(c, wanted)) return false;
@@ -63,7 +63,7 @@ View trimmed(View value) {
 }
 
 bool read_length(View digits, std::uint64_t& length) {
-  if (digits.empty() || digits.size() > most_digits) return false;
+  if (digits.empty() || digits.size() > kMostDigits) return false;
   length = 0;
   for (char c : digits) {
     if (!is_digit(c)) return false;
@@ -108,9 +108,9 @@ Meaning meaning(View name) {
 }  // namespace
 
 Plain begins_plainly(View bytes) {
-  const std::size_t size = std::min(bytes.size(), begins.size());
-  if (std::memcmp(bytes.data(), begins.data(), size) != 0) return Plain::no;
-  return size == begins.size() ? Plain::yes : Plain::unclear;
+  const std::size_t size = std::min(bytes.size(), kBegins.size());
+  if (std::memcmp(bytes.data(), kBegins.data(), size) != 0) return Plain::no;
+  return size == kBegins.size() ? Plain::yes : Plain::unclear;
 }
 
 std::size_t size_of_head(View bytes, std::size_t from) {
@@ -120,9 +120,10 @@ std::size_t size_of_head(View bytes, std::size_t from) {
 }
 
 bool read_plain(View head, PlainHead& plain) {
-  if (head.size() < begins.size() + version.size() + 2 || head.size() > largest_plain_head) return false;
-  if (head.substr(0, begins.size()) != begins || head.substr(begins.size(), version.size()) != version) return false;
-  const char* at = head.data() + begins.size() + version.size();
+  if (head.size() < kBegins.size() + kVersion.size() + 2 || head.size() > kLargestPlainHead) return false;
+  if (head.substr(0, kBegins.size()) != kBegins || head.substr(kBegins.size(), kVersion.size()) != kVersion)
+    return false;
+  const char* at = head.data() + kBegins.size() + kVersion.size();
   const char* const end = head.data() + head.size() - 2;  // the blank line
   bool has_length = false, has_authorization = false;
   while (at < end) {
@@ -191,7 +192,7 @@ AnswerReader::State AnswerReader::feed(char* bytes, std::size_t size) {
     rest_ = static_cast<std::size_t>(end - at);
     return state;
   }
-  return around_ > most_around ? State::broken : State::more;
+  return around_ > kMostAround ? State::broken : State::more;
 }
 
 AnswerReader::State AnswerReader::end() {
@@ -326,7 +327,7 @@ AnswerReader::State AnswerReader::head_ended() {
     return State::more;
   }
   if (left_ == 0) return State::done;
-  if (!push_ && left_ > largest_body) return State::broken;
+  if (!push_ && left_ > kLargestBody) return State::broken;
   part_ = Part::length;
   return State::more;
 }
@@ -351,7 +352,7 @@ AnswerReader::State AnswerReader::body(char*& at, const char* end) {
   if (part_ != Part::until_end) size = static_cast<std::size_t>(std::min<std::uint64_t>(size, left_));
   around_ = 0;
   if (!push_) {
-    if (size > largest_body - answer.body.size()) return State::broken;
+    if (size > kLargestBody - answer.body.size()) return State::broken;
     answer.body.append(at, size);
   } else if (piece_size_ == 0) {
     piece_ = at;

@@ -13,9 +13,9 @@
 
 namespace express::net {
 
-constexpr std::size_t largest_plain_head = 16 * 1024;
-constexpr std::size_t most_around = 256 * 1024;               // wire.py, _MOST_AROUND
-constexpr std::size_t largest_body = 256 * 1024 * 1024;       // flight.py, LARGEST_BODY
+constexpr std::size_t kLargestPlainHead = 16 * 1024;
+constexpr std::size_t kMostAround = 256 * 1024;               // wire.py, _MOST_AROUND
+constexpr std::size_t kLargestBody = 256 * 1024 * 1024;       // flight.py, LARGEST_BODY
 
 enum class Plain { no, unclear, yes };
 

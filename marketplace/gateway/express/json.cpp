@@ -10,7 +10,7 @@ namespace express {
 
 namespace {
 
-constexpr int MOST_INTEGER_DIGITS = 18, MOST_EXPONENT_DIGITS = 2, LONGEST_NUMBER = 40;
+constexpr int kMostIntegerDigits = 18, kMostExponentDigits = 2, kLongestNumber = 40;
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -44,60 +44,60 @@ __attribute__((target("avx2"))) const char* plain_until_wide(const char* at, con
 // Keiser and Lemire, "Validating UTF-8 in less than one instruction per byte" (2021): every fault shows in two
 // neighbouring bytes, but for what is missing of three and four bytes. Each bit stands for one fault; it is left
 // where the high half of the first byte, its low half and the high half of the second all allow for it.
-constexpr char SHORT = 1, LONG = 2, OVERLONG_3 = 4, LARGE = 8, SURROGATE = 16, OVERLONG_2 = 32;
-constexpr char LARGE_1000 = 64, OVERLONG_4 = 64;
-constexpr char TWICE = static_cast<char>(128);  // two continuations: right only inside three and four bytes
-constexpr char ANY_LOW = SHORT | LONG | TWICE;
+constexpr char kShort = 1, kLong = 2, kOverlong3 = 4, kLarge = 8, kSurrogate = 16, kOverlong2 = 32;
+constexpr char kLarge1000 = 64, kOverlong4 = 64;
+constexpr char kTwice = static_cast<char>(128);  // two continuations: right only inside three and four bytes
+constexpr char kAnyLow = kShort | kLong | kTwice;
 
-constexpr char FAR = ANY_LOW | LARGE | LARGE_1000, SECOND = LONG | OVERLONG_2 | TWICE;
-alignas(16) constexpr char FIRST_HIGH[16] = {LONG,
-                                             LONG,
-                                             LONG,
-                                             LONG,
-                                             LONG,
-                                             LONG,
-                                             LONG,
-                                             LONG,
-                                             TWICE,
-                                             TWICE,
-                                             TWICE,
-                                             TWICE,
-                                             SHORT | OVERLONG_2,
-                                             SHORT,
-                                             SHORT | OVERLONG_3 | SURROGATE,
-                                             SHORT | LARGE | LARGE_1000 | OVERLONG_4};
-alignas(16) constexpr char FIRST_LOW[16] = {ANY_LOW | OVERLONG_3 | OVERLONG_2 | OVERLONG_4,
-                                            ANY_LOW | OVERLONG_2,
-                                            ANY_LOW,
-                                            ANY_LOW,
-                                            ANY_LOW | LARGE,
-                                            FAR,
-                                            FAR,
-                                            FAR,
-                                            FAR,
-                                            FAR,
-                                            FAR,
-                                            FAR,
-                                            FAR,
-                                            FAR | SURROGATE,
-                                            FAR,
-                                            FAR};
-alignas(16) constexpr char SECOND_HIGH[16] = {SHORT,
-                                              SHORT,
-                                              SHORT,
-                                              SHORT,
-                                              SHORT,
-                                              SHORT,
-                                              SHORT,
-                                              SHORT,
-                                              SECOND | OVERLONG_3 | LARGE_1000 | OVERLONG_4,
-                                              SECOND | OVERLONG_3 | LARGE,
-                                              SECOND | SURROGATE | LARGE,
-                                              SECOND | SURROGATE | LARGE,
-                                              SHORT,
-                                              SHORT,
-                                              SHORT,
-                                              SHORT};
+constexpr char kFar = kAnyLow | kLarge | kLarge1000, kSecond = kLong | kOverlong2 | kTwice;
+alignas(16) constexpr char FIRST_HIGH[16] = {kLong,
+                                             kLong,
+                                             kLong,
+                                             kLong,
+                                             kLong,
+                                             kLong,
+                                             kLong,
+                                             kLong,
+                                             kTwice,
+                                             kTwice,
+                                             kTwice,
+                                             kTwice,
+                                             kShort | kOverlong2,
+                                             kShort,
+                                             kShort | kOverlong3 | kSurrogate,
+                                             kShort | kLarge | kLarge1000 | kOverlong4};
+alignas(16) constexpr char FIRST_LOW[16] = {kAnyLow | kOverlong3 | kOverlong2 | kOverlong4,
+                                            kAnyLow | kOverlong2,
+                                            kAnyLow,
+                                            kAnyLow,
+                                            kAnyLow | kLarge,
+                                            kFar,
+                                            kFar,
+                                            kFar,
+                                            kFar,
+                                            kFar,
+                                            kFar,
+                                            kFar,
+                                            kFar,
+                                            kFar | kSurrogate,
+                                            kFar,
+                                            kFar};
+alignas(16) constexpr char SECOND_HIGH[16] = {kShort,
+                                              kShort,
+                                              kShort,
+                                              kShort,
+                                              kShort,
+                                              kShort,
+                                              kShort,
+                                              kShort,
+                                              kSecond | kOverlong3 | kLarge1000 | kOverlong4,
+                                              kSecond | kOverlong3 | kLarge,
+                                              kSecond | kSurrogate | kLarge,
+                                              kSecond | kSurrogate | kLarge,
+                                              kShort,
+                                              kShort,
+                                              kShort,
+                                              kShort};
 
 __attribute__((target("avx2"))) inline __m256i twice(const char (&table)[16]) {
   return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
@@ -322,8 +322,8 @@ bool Cursor::number() {
     if (exponent == 0) return false;
   }
   if (numbers_ == Numbers::any) return true;
-  if (!fraction && exponent == 0) return whole <= MOST_INTEGER_DIGITS;
-  return at_ - start <= LONGEST_NUMBER && exponent <= MOST_EXPONENT_DIGITS;
+  if (!fraction && exponent == 0) return whole <= kMostIntegerDigits;
+  return at_ - start <= kLongestNumber && exponent <= kMostExponentDigits;
 }
 
 bool Cursor::skip() {

@@ -9,8 +9,8 @@
 namespace express {
 
 namespace {
-constexpr int LONG_LOG = 1000;          // pages: when SQLite makes a checkpoint by itself
-constexpr int MOST_MS_TO_EMPTY = 1000;  // how long readers may be in the way of emptying the log
+constexpr int kLongLog = 1000;          // pages: when SQLite makes a checkpoint by itself
+constexpr int kMostMsToEmpty = 1000;  // how long readers may be in the way of emptying the log
 }  // namespace
 
 LedgerSession::LedgerSession(const SqliteLibrary& library, const std::string& path, i64 lane, i64 clearing,
@@ -79,14 +79,14 @@ bool LedgerSession::sync() {
 }
 
 bool LedgerSession::empty_log() {
-  connection_.wait_for(std::min(patience_ms_, MOST_MS_TO_EMPTY));
+  connection_.wait_for(std::min(patience_ms_, kMostMsToEmpty));
   bool empty = connection_.empty_log();
   connection_.wait_for(patience_ms_);
   return empty;
 }
 
 void LedgerSession::tidy() {
-  if (connection_.log_pages() >= LONG_LOG) connection_.checkpoint();
+  if (connection_.log_pages() >= kLongLog) connection_.checkpoint();
 }
 
 }  // namespace express

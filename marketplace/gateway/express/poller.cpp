@@ -30,9 +30,9 @@ bool make_names() {
 
 namespace {
 
-constexpr double most_s = 0.001;  // then the event loop's other work is done first
-constexpr int most_events = 128;
-constexpr std::size_t least_asked = 64;
+constexpr double kMostS = 0.001;  // then the event loop's other work is done first
+constexpr int kMostEvents = 128;
+constexpr std::size_t kLeastAsked = 64;
 
 double clock_s() {
   timespec now;
@@ -127,11 +127,11 @@ void Poller::end() {
 bool Poller::poll() {
   if (polling_) return true;  // called by somebody whom we have called
   polling_ = true;
-  epoll_event events[most_events];
+  epoll_event events[kMostEvents];
   now_ = clock_s();
-  const double until = now_ + most_s;
+  const double until = now_ + kMostS;
   while (true) {
-    const int count = epoll_wait(epoll_, events, most_events, 0);
+    const int count = epoll_wait(epoll_, events, kMostEvents, 0);
     for (int i = 0; i < count; ++i) {
       auto* watched = static_cast<Watched*>(events[i].data.ptr);
       if (!watched->dead_) watched->ready(events[i].events);
@@ -149,7 +149,7 @@ void Poller::look_around() {
   if (polling_) return;
   polling_ = true;
   now_ = clock_s();
-  const std::size_t some = std::max(least_asked, alive_.size() / 10 + 1);
+  const std::size_t some = std::max(kLeastAsked, alive_.size() / 10 + 1);
   for (std::size_t left = std::min(some, alive_.size()); left > 0 && !alive_.empty(); --left) {
     if (next_ >= alive_.size()) next_ = 0;
     alive_[next_++]->patience(now_);

@@ -52,7 +52,7 @@ class Watched : public Mortal {  // a descriptor, or none any more
 
 class Poller {
  public:
-  static constexpr std::size_t scratch_size = 64 * 1024;
+  static constexpr std::size_t kScratchSize = 64 * 1024;
 
   static std::unique_ptr<Poller> make();  // null with a Python error set
   ~Poller();
@@ -72,7 +72,7 @@ class Poller {
 
  private:
   friend class Watched;
-  explicit Poller(int epoll) : epoll_(epoll), scratch_(new char[scratch_size]) {}
+  explicit Poller(int epoll) : epoll_(epoll), scratch_(new char[kScratchSize]) {}
   void settle();
   bool no_error();
 

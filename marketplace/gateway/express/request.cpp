@@ -11,10 +11,10 @@ namespace {
 
 using Numbers = Cursor::Numbers;
 
-constexpr int MOST_DEPTH = 64;  // Python's readers give up at some hundreds
-constexpr std::int64_t MOST_OUTPUT_TOKENS = 10'000'000, MOST_TOKENS = 1'000'000'000;  // request.py, prices/usage.py
-constexpr View STREAM_OPTIONS = "{\"include_usage\":true,\"continuous_usage_stats\":true}";
-constexpr View NOTHING = "null";
+constexpr int kMostDepth = 64;  // Python's readers give up at some hundreds
+constexpr std::int64_t kMostOutputTokens = 10'000'000, kMostTokens = 1'000'000'000;  // request.py, prices/usage.py
+constexpr View kStreamOptions = "{\"include_usage\":true,\"continuous_usage_stats\":true}";
+constexpr View kNothing = "null";
 
 enum class Kind { plain, model, stream, stream_options, max_tokens, max_completion_tokens, one, hint, messages };
 
@@ -24,7 +24,7 @@ struct Known {
 };
 
 // The fields of an ordinary request, the usual ones first. Python's gateway reads none of the plain ones.
-constexpr Known ORDINARY[] = {
+constexpr Known kOrdinary[] = {
     {"model", Kind::model},
     {"messages", Kind::messages},
     {"stream", Kind::stream},
@@ -59,14 +59,14 @@ constexpr Known ORDINARY[] = {
     {"min_tokens", Kind::plain},
     {"ignore_eos", Kind::plain},
 };
-static_assert(std::size(ORDINARY) <= 64, "a bit for each");
-constexpr std::uint64_t NEEDED = 3;  // model and messages
+static_assert(std::size(kOrdinary) <= 64, "a bit for each");
+constexpr std::uint64_t kNeeded = 3;  // model and messages
 
 // What `request._MEDIA` looks for: names of parts that hold pictures, recordings and files …
-constexpr View MEDIA_NAMES[] = {"image_url",    "video_url",   "audio_url",   "image_embeds", "video_embeds",
+constexpr View kMediaNames[] = {"image_url",    "video_url",   "audio_url",   "image_embeds", "video_embeds",
                                 "audio_embeds", "input_image", "input_video", "input_audio",  "input_file"};
 // … and the types of such parts.
-constexpr View MEDIA_TYPES[] = {"image", "video", "audio", "document", "file"};
+constexpr View kMediaTypes[] = {"image", "video", "audio", "document", "file"};
 
 bool is_one_of(View text, const View* first, const View* last) { return std::find(first, last, text) != last; }
 
@@ -85,7 +85,7 @@ bool has_second_list(View body) {
 // Walks over the values of a request, and stops where `count_media` might not be 0.
 class Walk {
  public:
-  explicit Walk(View body) : at(body, MOST_DEPTH, Numbers::ordinary), body_(body) {}
+  explicit Walk(View body) : at(body, kMostDepth, Numbers::ordinary), body_(body) {}
 
   // Any value; `name` is the name that it has in an object.
   bool value(const Text& name) {
@@ -109,7 +109,7 @@ class Walk {
   bool may_stand(const Text& name, const Text& text) {
     const bool media =
         text.spelled || is_media(text) ||
-        (is_one_of(text.bytes, std::begin(MEDIA_TYPES), std::end(MEDIA_TYPES)) && tail_of(name) == "type");
+        (is_one_of(text.bytes, std::begin(kMediaTypes), std::end(kMediaTypes)) && tail_of(name) == "type");
     if (!media) return true;
     // Where there is no list but one, nothing is media (`count_media`). It is looked for once.
     if (lists_ == Lists::unknown) lists_ = has_second_list(body_) ? Lists::several : Lists::one;
@@ -118,7 +118,7 @@ class Walk {
   static bool is_media(const Text& text) {
     const View tail = tail_of(text);
     if (tail.size() < 9 || tail.size() > 12) return false;  // as long as the names are
-    return is_one_of(tail, std::begin(MEDIA_NAMES), std::end(MEDIA_NAMES));
+    return is_one_of(tail, std::begin(kMediaNames), std::end(kMediaNames));
   }
 
   enum class Lists { unknown, one, several };
@@ -145,13 +145,13 @@ bool read_whole(View value, std::int64_t most, std::int64_t& to) {
 
 // A bound on the answer's tokens; null is none.
 bool read_bound(View value, std::int64_t& to) {
-  return value == NOTHING || (read_whole(value, MOST_OUTPUT_TOKENS, to) && to > 0);
+  return value == kNothing || (read_whole(value, kMostOutputTokens, to) && to > 0);
 }
 
 bool read_stream_options(View value, bool& include_usage) {
-  if (value == NOTHING) return true;
+  if (value == kNothing) return true;
   if (value.front() != '{') return false;
-  Cursor at(value, MOST_DEPTH, Numbers::ordinary);
+  Cursor at(value, kMostDepth, Numbers::ordinary);
   int told = 0;
   return at.object([&](const Text& name) {
     const bool counts = name.bytes == "include_usage";
@@ -188,14 +188,14 @@ bool read_field(Kind kind, View value, Asked& asked, std::int64_t& max_tokens, s
     case Kind::messages:
       return value.front() == '[';
     case Kind::one:
-      return value == "1" || value == NOTHING;
+      return value == "1" || value == kNothing;
     case Kind::hint:
-      if (value == NOTHING) return true;
+      if (value == kNothing) return true;
       if (value.front() != '"' || value.find('\\') != View::npos) return false;
       asked.prompt_cache_key = value.substr(1, value.size() - 2);
       return true;
     case Kind::stream:
-      return value == NOTHING || read_bool(value, asked.stream);
+      return value == kNothing || read_bool(value, asked.stream);
     case Kind::stream_options:
       return read_stream_options(value, asked.include_usage);
     case Kind::max_tokens:
@@ -228,7 +228,7 @@ struct Counts {
       if (known.name != name.bytes) continue;
       if (known.count->told) return -1;
       known.count->told = true;
-      return value == NOTHING || read_whole(value, 2 * MOST_TOKENS, known.count->tokens) ? 1 : -1;
+      return value == kNothing || read_whole(value, 2 * kMostTokens, known.count->tokens) ? 1 : -1;
     }
     return 0;
   }
@@ -259,7 +259,7 @@ bool each(Cursor& at, Member&& member) {
 bool read_details(View value, Details& details) {
   if (details.told) return false;
   details.told = true;
-  if (value == NOTHING) return true;
+  if (value == kNothing) return true;
   const Counts::Named named[] = {
       {"cached_tokens", &details.cached},
       {"cache_write_tokens", &details.cache_write},
@@ -267,7 +267,7 @@ bool read_details(View value, Details& details) {
       {"created_cache_tokens", &details.created_cache},
       {"reasoning_tokens", &details.reasoning},
   };
-  Cursor at(value, MOST_DEPTH, Numbers::ordinary);
+  Cursor at(value, kMostDepth, Numbers::ordinary);
   return each(at, [&](const Text& name, View inner) {
     details.any = true;
     return Counts::read(named, name, inner) >= 0;
@@ -285,7 +285,7 @@ bool read_counts(View object, Usage& usage) {
       {"cache_creation_input_tokens", &usage.cache_creation},
       {"prompt_cache_hit_tokens", &usage.cache_hit},
   };
-  Cursor at(object, MOST_DEPTH, Numbers::ordinary);
+  Cursor at(object, kMostDepth, Numbers::ordinary);
   return each(at, [&](const Text& name, View value) {
     const int read = Counts::read(named, name, value);
     if (read != 0) return read > 0;
@@ -300,7 +300,7 @@ bool read_counts(View object, Usage& usage) {
 // The count, 0 where there is none; false where Python would leave a mark.
 bool take(const Count& count, bool required, std::int64_t& tokens) {
   tokens = std::max<std::int64_t>(count.tokens, 0);
-  return count.tokens <= MOST_TOKENS && !(required && count.tokens < 0);
+  return count.tokens <= kMostTokens && !(required && count.tokens < 0);
 }
 
 // A count that is part of `whole`.
@@ -361,10 +361,10 @@ bool read_request(View body, Asked& asked) {
   Walk walk(body);
   if (walk.at.next() != '{') return false;
   const bool read = walk.at.object([&](const Text& name) {
-    const Known* const known = std::find_if(std::begin(ORDINARY), std::end(ORDINARY),
+    const Known* const known = std::find_if(std::begin(kOrdinary), std::end(kOrdinary),
                                             [&name](const Known& other) { return other.name == name.bytes; });
-    if (known == std::end(ORDINARY)) return false;
-    const std::uint64_t bit = std::uint64_t{1} << (known - std::begin(ORDINARY));
+    if (known == std::end(kOrdinary)) return false;
+    const std::uint64_t bit = std::uint64_t{1} << (known - std::begin(kOrdinary));
     if ((seen & bit) != 0) return false;
     seen |= bit;
     walk.at.next();
@@ -374,7 +374,7 @@ bool read_request(View body, Asked& asked) {
     asked.fields.push_back({name.bytes, value});
     return read_field(known->kind, value, asked, max_tokens, max_completion_tokens);
   });
-  if (!read || !walk.at.ended() || (seen & NEEDED) != NEEDED) return false;
+  if (!read || !walk.at.ended() || (seen & kNeeded) != kNeeded) return false;
   asked.max_tokens = max_completion_tokens != 0 ? max_completion_tokens : max_tokens;
   return is_utf8(body);
 }
@@ -390,7 +390,7 @@ void write_request(const Asked& asked, View model, std::int64_t max_tokens, std:
   Change changes[] = {{{"model", model}},
                       {{"max_tokens", bound}},
                       {{"max_completion_tokens", bound}},
-                      {{"stream_options", STREAM_OPTIONS}}};
+                      {{"stream_options", kStreamOptions}}};
   Change* const last = std::end(changes) - (asked.stream ? 0 : 1);
   out += '{';
   for (const Field& field : asked.fields) {
@@ -409,7 +409,7 @@ bool read_usage(View document, Used& used, View& raw) {
   if (starts_with(document, "{\"error\":{") || starts_with(document, "{\"error\": {")) return false;
   if (starts_with(document, "data:")) document.remove_prefix(5);
   raw = {};
-  Cursor at(document, MOST_DEPTH, Numbers::ordinary);
+  Cursor at(document, kMostDepth, Numbers::ordinary);
   const bool read = each(at, [&raw](const Text& name, View value) {
     if (name.bytes != "usage") return true;
     const bool first = raw.empty();

@@ -11,16 +11,16 @@ namespace express {
 
 namespace {
 
-constexpr int READ_WRITE = 0x2, NO_MUTEX = 0x8000;
-constexpr unsigned PERSISTENT = 0x1;
-constexpr unsigned char UTF8 = 1;
-constexpr int PASSIVE = 0, TRUNCATE = 3;
-const char MODULE[] = "/_sqlite3.";
+constexpr int kReadWrite = 0x2, kNoMutex = 0x8000;
+constexpr unsigned kPersistent = 0x1;
+constexpr unsigned char kUtf8 = 1;
+constexpr int kPassive = 0, kTruncate = 3;
+const char kModule[] = "/_sqlite3.";
 
 // Finds the shared object of Python's module `_sqlite3` among those that the process has loaded.
 int note_module(dl_phdr_info* info, std::size_t, void* found) {
   const char* name = info->dlpi_name == nullptr ? nullptr : std::strrchr(info->dlpi_name, '/');
-  if (name == nullptr || std::strncmp(name, MODULE, sizeof MODULE - 1) != 0) return 0;
+  if (name == nullptr || std::strncmp(name, kModule, sizeof kModule - 1) != 0) return 0;
   *static_cast<std::string*>(found) = info->dlpi_name;
   return 1;
 }
@@ -119,7 +119,7 @@ void SqliteStatement::bind(int at, std::int64_t number) { check(library_->bind_i
 void SqliteStatement::bind(int at, View text) {
   // A null pointer would be NULL, and an empty text is none. Without a destructor SQLite makes no copy.
   const char* bytes = text.data() == nullptr ? "" : text.data();
-  check(library_->bind_text64(statement_, at, bytes, text.size(), nullptr, UTF8));
+  check(library_->bind_text64(statement_, at, bytes, text.size(), nullptr, kUtf8));
 }
 
 void SqliteStatement::bind_null(int at) { check(library_->bind_null(statement_, at)); }
@@ -160,7 +160,7 @@ View SqliteStatement::text(int column) const {
 }
 
 SqliteConnection::SqliteConnection(const SqliteLibrary& library, const std::string& path) : library_(library) {
-  int code = library_.open_v2(path.c_str(), &database_, READ_WRITE | NO_MUTEX, nullptr);
+  int code = library_.open_v2(path.c_str(), &database_, kReadWrite | kNoMutex, nullptr);
   if (code == sqlite::OK) code = library_.extended_result_codes(database_, 1);
   if (code != sqlite::OK) {
     library_.close_v2(database_);
@@ -180,17 +180,17 @@ void SqliteConnection::execute(const char* sql) {
 SqliteStatement SqliteConnection::prepare(const std::string& sql) {
   sqlite3_stmt* statement = nullptr;
   int length = static_cast<int>(sql.size()) + 1;  // with its end, so that SQLite needs no copy
-  int code = library_.prepare_v3(database_, sql.c_str(), length, PERSISTENT, &statement, nullptr);
+  int code = library_.prepare_v3(database_, sql.c_str(), length, kPersistent, &statement, nullptr);
   if (code != sqlite::OK) throw SqliteError{code};
   return SqliteStatement(library_, statement);
 }
 
 void SqliteConnection::take_checkpoints() { library_.wal_hook(database_, note_log, &log_pages_); }
 
-void SqliteConnection::checkpoint() { library_.wal_checkpoint_v2(database_, "main", PASSIVE, nullptr, nullptr); }
+void SqliteConnection::checkpoint() { library_.wal_checkpoint_v2(database_, "main", kPassive, nullptr, nullptr); }
 
 bool SqliteConnection::empty_log() {
-  return library_.wal_checkpoint_v2(database_, "main", TRUNCATE, nullptr, nullptr) == sqlite::OK;
+  return library_.wal_checkpoint_v2(database_, "main", kTruncate, nullptr, nullptr) == sqlite::OK;
 }
 
 }  // namespace express

@@ -12,14 +12,14 @@ namespace express {
 
 namespace {
 
-constexpr View DONE = "data: [DONE]", DONE_CLOSE = "data:[DONE]";
-constexpr View DATA = "data:", DATA_SPACE = "data: ", END = "\n\n";
-constexpr View USAGE_NAME = "\"usage\":", LAST_USAGE = ",\"usage\":{", ERROR = "\"error\"";
-constexpr View CHOICES_NAME = "\"choices\":";
-constexpr std::size_t LARGEST_EVENT = 16 * 1024 * 1024;
-constexpr std::uint64_t MOST_MADE = 64 * 1024 * 1024;
+constexpr View kDone = "data: [DONE]", kDoneClose = "data:[DONE]";
+constexpr View kData = "data:", kDataSpace = "data: ", kEnd = "\n\n";
+constexpr View kUsageName = "\"usage\":", kLastUsage = ",\"usage\":{", kError = "\"error\"";
+constexpr View kChoicesName = "\"choices\":";
+constexpr std::size_t kLargestEvent = 16 * 1024 * 1024;
+constexpr std::uint64_t kMostMade = 64 * 1024 * 1024;
 // What Python's readers take, less what its own stack may need of the limit of 1000.
-constexpr int MOST_DEPTH = 900;
+constexpr int kMostDepth = 900;
 
 bool starts_with(View text, View prefix) { return text.substr(0, prefix.size()) == prefix; }
 bool ends_with(View text, View suffix) {
@@ -97,13 +97,13 @@ bool has_member(View event, View name, View value) {
   return false;
 }
 
-bool has_usage(View event) { return has_member(event, USAGE_NAME, "{"); }
-bool has_no_choices(View event) { return has_member(event, CHOICES_NAME, "[]"); }
+bool has_usage(View event) { return has_member(event, kUsageName, "{"); }
+bool has_no_choices(View event) { return has_member(event, kChoicesName, "[]"); }
 
 // `sse._is_error`: whether a chunk tells an error, in the place of its choices or beside them. What cannot be
 // read is no answer either.
 bool is_error(View event) {
-  Cursor at(event.substr(DATA.size()), MOST_DEPTH, Cursor::Numbers::any);
+  Cursor at(event.substr(kData.size()), kMostDepth, Cursor::Numbers::any);
   View error = "null";
   if (at.next() != '{') return true;
   const bool read = at.object([&](const Text& name) {
@@ -123,10 +123,10 @@ bool is_error(View event) {
 // the rest of it is "}". The whole chunk where that is not so, and the rest is nothing.
 View without_usage(View event, View& rest) {
   rest = {};
-  const std::size_t start = Needle(LAST_USAGE).last_in(event);
+  const std::size_t start = Needle(kLastUsage).last_in(event);
   if (start == View::npos || !ends_with(event, "}}")) return event;
   bool inside = false;
-  for (const char c : event.substr(start + LAST_USAGE.size(), event.size() - 2 - start - LAST_USAGE.size())) {
+  for (const char c : event.substr(start + kLastUsage.size(), event.size() - 2 - start - kLastUsage.size())) {
     if (c == (inside ? '{' : '}')) return event;
     if (c == '{' || c == '}') inside = c == '{';
   }
@@ -146,7 +146,7 @@ void append_kept(std::string& out, View bytes) {
 void append_event(std::string& out, View event) {
   append_kept(out, event);
   if (!event.empty() && event.back() == '\r') out += '\r';
-  out += END;
+  out += kEnd;
 }
 
 std::string with_plain_ends(View data) {
@@ -182,16 +182,16 @@ bool StreamReader::cut(View piece, std::string& forward) {
     whole = with_plain_ends(data);
     data = whole;
   }
-  const std::size_t end = data.rfind(END);
+  const std::size_t end = data.rfind(kEnd);
   if (end == View::npos) {
     const std::size_t edge = data.size() < 2 ? data.size() : 2;
     held_.append(data.substr(0, data.size() - edge));
     edge_.assign(data.substr(data.size() - edge));
-    if (held_.size() <= LARGEST_EVENT) return true;
+    if (held_.size() <= kLargestEvent) return true;
     raised_ = Raised::endless;
     return false;
   }
-  edge_.assign(data.substr(end + END.size()));
+  edge_.assign(data.substr(end + kEnd.size()));
   data = data.substr(0, end);
   std::string joined;
   if (!held_.empty()) {
@@ -200,18 +200,18 @@ bool StreamReader::cut(View piece, std::string& forward) {
     data = joined;
   }
   for (;;) {
-    const std::size_t next = data.find(END);
+    const std::size_t next = data.find(kEnd);
     if (!event(data.substr(0, next), forward)) return false;
     if (next == View::npos) return true;
-    data.remove_prefix(next + END.size());
+    data.remove_prefix(next + kEnd.size());
   }
 }
 
 bool StreamReader::event(View event, std::string& forward) {
   // What every token of an engine that counts along looks like: usage last, and nothing inside it.
-  if (ends_with(event, "}}") && starts_with(event, DATA_SPACE)) {
-    const std::size_t at = Needle(LAST_USAGE).last_in(event);
-    if (at != View::npos && event.find('}', at) == event.size() - 2 && Needle(ERROR).in(event) == View::npos) {
+  if (ends_with(event, "}}") && starts_with(event, kDataSpace)) {
+    const std::size_t at = Needle(kLastUsage).last_in(event);
+    if (at != View::npos && event.find('}', at) == event.size() - 2 && Needle(kError).in(event) == View::npos) {
       return counted(event, event.substr(0, at), "}", forward);
     }
   }
@@ -219,15 +219,15 @@ bool StreamReader::event(View event, std::string& forward) {
 }
 
 bool StreamReader::any(View event, std::string& forward) {
-  if (starts_with(event, DATA) && event.find('\n') == View::npos) return single(event, forward);
+  if (starts_with(event, kData) && event.find('\n') == View::npos) return single(event, forward);
   bool has_data = false, named_error = false;
-  std::string joined(DATA);  // JSON has no use for the line ends between them
+  std::string joined(kData);  // JSON has no use for the line ends between them
   for (View rest = event;;) {
     const std::size_t end = rest.find('\n');
     const View line = rest.substr(0, end);
-    if (starts_with(line, DATA)) {
+    if (starts_with(line, kData)) {
       has_data = true;
-      joined.append(line.substr(DATA.size()));
+      joined.append(line.substr(kData.size()));
     }
     named_error |= line == "event: error" || line == "event:error";
     if (end == View::npos) break;
@@ -236,7 +236,7 @@ bool StreamReader::any(View event, std::string& forward) {
   while (!event.empty() && event.front() == '\n') event.remove_prefix(1);
   while (!event.empty() && event.back() == '\n') event.remove_suffix(1);
   if (!has_data) {
-    if (!event.empty()) forward.append(event).append(END);
+    if (!event.empty()) forward.append(event).append(kEnd);
     return true;
   }
   if (named_error) {
@@ -247,11 +247,11 @@ bool StreamReader::any(View event, std::string& forward) {
 }
 
 bool StreamReader::single(View event, std::string& forward) {
-  if (starts_with(event, DONE) || starts_with(event, DONE_CLOSE)) {
+  if (starts_with(event, kDone) || starts_with(event, kDoneClose)) {
     done_ = true;
     return true;
   }
-  if (Needle(ERROR).in(event) != View::npos && is_error(event)) {
+  if (Needle(kError).in(event) != View::npos && is_error(event)) {
     failed_.assign(event);
     return true;
   }
@@ -261,7 +261,7 @@ bool StreamReader::single(View event, std::string& forward) {
     return counted(event, left, end, forward);
   }
   if (usage_.empty() && !keep(event)) return false;
-  forward.append(event).append(END);
+  forward.append(event).append(kEnd);
   return true;
 }
 
@@ -271,7 +271,7 @@ bool StreamReader::counted(View event, View forwarded, View end, std::string& fo
   if (has_no_choices(event)) {
     usage_chunk_.assign(event);
   } else {
-    forward.append(forwarded).append(end).append(END);
+    forward.append(forwarded).append(end).append(kEnd);
   }
   return true;
 }
@@ -279,7 +279,7 @@ bool StreamReader::counted(View event, View forwarded, View end, std::string& fo
 bool StreamReader::keep(View event) {
   made_size_ += event.size();
   append_event(kept_, event);
-  if (made_size_ <= MOST_MADE) return true;
+  if (made_size_ <= kMostMade) return true;
   raised_ = Raised::too_much;
   return false;
 }
@@ -297,7 +297,7 @@ std::string StreamReader::tail() const {
     append_event(out, usage_);
   }
   if (!failed_.empty()) append_event(out, failed_);
-  if (done_) out.append(DONE).append(END);
+  if (done_) out.append(kDone).append(kEnd);
   const std::string part = held_ + edge_;
   const bool returns = part.find('\r') != std::string::npos;
   if (!returns && (out.empty() || part.empty() || part.front() != '\n')) return out + part;

@@ -19,7 +19,7 @@ namespace express {
 
 namespace {
 
-constexpr std::size_t BLOCK = 64;
+constexpr std::size_t kBlock = 64;
 
 alignas(16) constexpr std::uint32_t ROUND[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
@@ -39,7 +39,7 @@ std::uint32_t big_endian(const unsigned char* bytes) {
 }
 
 void compress_portable(std::uint32_t* state, const unsigned char* blocks, std::size_t count) {
-  for (; count != 0; --count, blocks += BLOCK) {
+  for (; count != 0; --count, blocks += kBlock) {
     std::uint32_t word[64];
     for (int i = 0; i < 16; ++i) word[i] = big_endian(blocks + 4 * i);
     for (int i = 16; i < 64; ++i) {
@@ -71,7 +71,7 @@ __attribute__((target("sha,sse4.1"))) void compress_native(std::uint32_t* state,
   const __m128i efgh = _mm_shuffle_epi32(_mm_loadu_si128(halves + 1), 0x1b);
   __m128i abef = _mm_alignr_epi8(cdab, efgh, 8);
   __m128i cdgh = _mm_blend_epi16(efgh, cdab, 0xf0);
-  for (; count != 0; --count, blocks += BLOCK) {
+  for (; count != 0; --count, blocks += kBlock) {
     const __m128i abef_before = abef, cdgh_before = cdgh;
     __m128i word[4];
 #pragma GCC unroll 4
@@ -108,16 +108,16 @@ bool has_sha() {
 #endif
 
 // Ids, as in catalog/ground/ids.py.
-constexpr char CROCKFORD[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-constexpr unsigned COUNTED = 32 * 32;  // ids that differ in their last two letters alone
-constexpr std::size_t ULID = 26, SHARED = 24;
+constexpr char kCrockford[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+constexpr unsigned kCounted = 32 * 32;  // ids that differ in their last two letters alone
+constexpr std::size_t kUlid = 26, kShared = 24;
 
 std::atomic<unsigned> forks{0};
 
 struct Maker {  // what one thread needs
   std::int64_t stamp_ms = -1;
-  unsigned last = COUNTED, forks = 0;
-  char shared[SHARED];
+  unsigned last = kCounted, forks = 0;
+  char shared[kShared];
 };
 
 thread_local Maker maker;
@@ -136,7 +136,7 @@ void random_bytes(unsigned char* to, std::size_t size) {
 
 // Writes the lowest 5 × `letters` bits.
 void write_letters(char* to, unsigned __int128 bits, std::size_t letters) {
-  for (std::size_t i = letters; i-- != 0; bits >>= 5) to[i] = CROCKFORD[static_cast<unsigned>(bits) & 31];
+  for (std::size_t i = letters; i-- != 0; bits >>= 5) to[i] = kCrockford[static_cast<unsigned>(bits) & 31];
 }
 
 timespec clock_of(clockid_t which) {
@@ -145,7 +145,7 @@ timespec clock_of(clockid_t which) {
   return time;
 }
 
-constexpr char HEX[] = "0123456789abcdef";
+constexpr char kHex[] = "0123456789abcdef";
 
 }  // namespace
 
@@ -163,29 +163,29 @@ Sha256::Sha256(bool portable)
 void Sha256::update(View bytes) {
   const auto* from = reinterpret_cast<const unsigned char*>(bytes.data());
   std::size_t left = bytes.size();
-  const std::size_t begun = size_ % BLOCK;
+  const std::size_t begun = size_ % kBlock;
   size_ += left;
   if (begun != 0) {
-    const std::size_t more = left < BLOCK - begun ? left : BLOCK - begun;
+    const std::size_t more = left < kBlock - begun ? left : kBlock - begun;
     std::memcpy(rest_ + begun, from, more);
-    if (begun + more < BLOCK) return;
+    if (begun + more < kBlock) return;
     compress_(state_, rest_, 1);
     from += more;
     left -= more;
   }
-  if (left >= BLOCK) compress_(state_, from, left / BLOCK);
-  if (left % BLOCK != 0) std::memcpy(rest_, from + left / BLOCK * BLOCK, left % BLOCK);
+  if (left >= kBlock) compress_(state_, from, left / kBlock);
+  if (left % kBlock != 0) std::memcpy(rest_, from + left / kBlock * kBlock, left % kBlock);
 }
 
 Digest Sha256::digest() {
   // A one bit, zeros, and the number of bits: in the block that has begun, or in one more.
-  const std::size_t begun = size_ % BLOCK;
-  unsigned char last[2 * BLOCK] = {};
+  const std::size_t begun = size_ % kBlock;
+  unsigned char last[2 * kBlock] = {};
   if (begun != 0) std::memcpy(last, rest_, begun);
   last[begun] = 0x80;
-  const std::size_t blocks = begun + 9 <= BLOCK ? 1 : 2;
+  const std::size_t blocks = begun + 9 <= kBlock ? 1 : 2;
   const std::uint64_t bits = size_ * 8;
-  for (int i = 0; i < 8; ++i) last[blocks * BLOCK - 1 - i] = static_cast<unsigned char>(bits >> 8 * i);
+  for (int i = 0; i < 8; ++i) last[blocks * kBlock - 1 - i] = static_cast<unsigned char>(bits >> 8 * i);
   compress_(state_, last, blocks);
   Digest digest;
   for (std::size_t i = 0; i < digest.size(); ++i) {
@@ -202,8 +202,8 @@ Digest sha256(View bytes) {
 
 void append_hex(std::string& out, const Digest& digest) {
   for (const unsigned char byte : digest) {
-    out += HEX[byte >> 4];
-    out += HEX[byte & 15];
+    out += kHex[byte >> 4];
+    out += kHex[byte & 15];
   }
 }
 
@@ -244,8 +244,8 @@ void append_json(std::string& out, View text) {
         break;
       default:
         out += "u00";
-        out += HEX[byte >> 4];
-        out += HEX[byte & 15];
+        out += kHex[byte >> 4];
+        out += kHex[byte & 15];
     }
   }
   out.append(text.substr(plain));
@@ -260,7 +260,7 @@ std::string new_id(View prefix) {
   const std::int64_t stamp_ms = now_us() / 1000;
   const unsigned born = forks.load(std::memory_order_relaxed);
   ++mine.last;
-  if (stamp_ms != mine.stamp_ms || mine.last >= COUNTED || mine.forks != born) {
+  if (stamp_ms != mine.stamp_ms || mine.last >= kCounted || mine.forks != born) {
     mine.stamp_ms = stamp_ms;
     mine.forks = born;
     unsigned char random[10];
@@ -269,15 +269,15 @@ std::string new_id(View prefix) {
     for (const unsigned char byte : random) drawn = drawn << 8 | byte;
     write_letters(mine.shared, static_cast<std::uint64_t>(stamp_ms) & ((std::uint64_t{1} << 48) - 1), 10);
     write_letters(mine.shared + 10, drawn >> 10, 14);
-    mine.last = static_cast<unsigned>(drawn) & (COUNTED / 2 - 1);
+    mine.last = static_cast<unsigned>(drawn) & (kCounted / 2 - 1);
   }
   std::string id;
-  id.reserve(prefix.size() + 1 + ULID);
+  id.reserve(prefix.size() + 1 + kUlid);
   id.append(prefix);
   id += '_';
-  id.append(mine.shared, SHARED);
-  id += CROCKFORD[mine.last >> 5];
-  id += CROCKFORD[mine.last & 31];
+  id.append(mine.shared, kShared);
+  id += kCrockford[mine.last >> 5];
+  id += kCrockford[mine.last & 31];
   return id;
 }
 

@@ -75,7 +75,7 @@ PyObject* get_write_buffer_size(PyObject* self, PyObject*) {
 }
 
 PyObject* get_write_buffer_limits(PyObject*, PyObject*) {
-  return Py_BuildValue("nn", static_cast<Py_ssize_t>(low_water), static_cast<Py_ssize_t>(high_water));
+  return Py_BuildValue("nn", static_cast<Py_ssize_t>(kLowWater), static_cast<Py_ssize_t>(kHighWater));
 }
 
 PyObject* get_protocol(PyObject* self, PyObject*) {

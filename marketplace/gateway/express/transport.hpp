@@ -23,7 +23,7 @@ class Ground {  // what a transport stands on
   ~Ground() = default;
 };
 
-constexpr std::size_t high_water = 64 * 1024, low_water = 16 * 1024;
+constexpr std::size_t kHighWater = 64 * 1024, kLowWater = 16 * 1024;
 
 bool make_transports(PyObject* module);  // once; false with a Python error set
 Ref new_transport(Ground* ground);     // none with a Python error set

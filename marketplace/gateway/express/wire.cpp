@@ -17,8 +17,8 @@ namespace express {
 namespace net {
 namespace {
 
-constexpr int most_accepted = 32;     // at once, so that those who are connected need not wait
-constexpr time_t breath_s = 1;        // until it is tried again, where the system has no descriptor left
+constexpr int kMostAccepted = 32;     // at once, so that those who are connected need not wait
+constexpr time_t kBreathS = 1;        // until it is tried again, where the system has no descriptor left
 
 void speak_at_once(int fd) {
   const int on = 1;
@@ -39,7 +39,7 @@ class Waker final : public Watched {
   void stop() { die(); }
   bool rings_after_breath() {
     itimerspec once{};
-    once.it_value.tv_sec = breath_s;
+    once.it_value.tv_sec = kBreathS;
     return timerfd_settime(fd(), 0, &once, nullptr) == 0;
   }
 
@@ -57,7 +57,7 @@ class Listener final : public Watched {
   void listen() { want(EPOLLIN); }
 
   void ready(std::uint32_t) override {
-    for (int left = most_accepted; left > 0; --left) {
+    for (int left = kMostAccepted; left > 0; --left) {
       Address peer{};
       socklen_t size = sizeof peer;
       const int came = accept4(fd(), &peer.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
