@@ -16,7 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 EXPRESS = "marketplace/gateway/express"
 
 
-class ExpressLane(BuildHookInterface):  # type: ignore[type-arg,misc,unused-ignore]
+class ExpressLane(BuildHookInterface):
     """The hook of `[tool.hatch.build.targets.wheel.hooks.custom]`."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -116,7 +116,6 @@ class Watcher:
         """What takes so long is told of; everything, where there is a line for each call."""
         if options.log == "json":
             self.slow_us = 0
-        """What takes as long as this is of interest."""
         self._clock = clock
         self._tell = tell
         self._behind = behind

@@ -18,7 +18,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
@@ -40,6 +40,9 @@ from marketplace.gateway.replays import Asked, Kept, Tried
 from marketplace.gateway.seen import TELL_S, Watcher
 from marketplace.gateway.upstream import Upstream
 from marketplace.ledger.writer import LedgerWriter
+
+if TYPE_CHECKING:
+    from marketplace.gateway.express._core import Core
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +115,12 @@ class Worker:
         set_up(options.log)
         self._directory = Directory(office)
         upstream = Upstream(options.upstream_connect_s, options.upstream_silence_s)
+        core = core_type() if is_wanted(options) else None
         writer = await asyncio.to_thread(
             LedgerWriter,
             lambda: connect(options.database_url),
             options.lane,
-            turn_of(options),
+            turn_of(options) if core is not None else None,
         )
         hot = Hot(options, self._directory, writer, upstream, options.books, office)
         self._hot = hot
@@ -130,7 +134,7 @@ class Worker:
         passage = Passage(self._ends[1], self._adopt)
         trusted = frozenset(options.trusted_proxies)
         self._door = Door(hot.serve, hot.turned_away, passage, options.body_limit_bytes, trusted)
-        close_listener = await self._listen(hot)
+        close_listener = await self._listen(hot, core)
         chores = [
             asyncio.ensure_future(hot.renew()),
             asyncio.ensure_future(hot.reserves.keep()),
@@ -173,9 +177,8 @@ class Worker:
         elif what == "leave":
             self._leave.set()
 
-    async def _listen(self, hot: Hot) -> Callable[[], None]:
+    async def _listen(self, hot: Hot, core: type[Core] | None) -> Callable[[], None]:
         """Take connections, with compiled code where there is some; return what ends that."""
-        core = core_type() if is_wanted(hot.options) else None
         if core is not None:
             express = self._express = Express(core, hot, self._door, self._listener)
             await express.start()

@@ -6,8 +6,7 @@ namespace express {
 
 namespace {
 
-constexpr std::int64_t kPlenty = std::int64_t{1} << 62;  // `reserves._PLENTY`: what an account with a reserve has
-constexpr std::int64_t kBytesAToken = 4;                // `turns._BYTES_A_TOKEN`
+constexpr std::int64_t kBytesAToken = 4;  // `turns._BYTES_A_TOKEN`
 constexpr View kJson = "application/json";
 constexpr View kEvents = "text/event-stream; charset=utf-8";
 constexpr View kOk = "HTTP/1.1 200 OK\r\n";
@@ -94,10 +93,6 @@ void LaneState::collect() {
   settled.swap(answered);
 }
 
-Call::~Call() {
-  for (const auto& [reserve, amount] : promised_) Py_DECREF(reserve);
-}
-
 bool Call::begin(LaneState& lane, Client& client, const std::shared_ptr<const Known>& known, const Asked& asked,
                  View body, std::int64_t at_us, std::int64_t input_tokens, std::int64_t max_tokens) {
   std::unique_ptr<Call> call(new Call(lane, client, known));
@@ -165,14 +160,15 @@ bool Call::promise() {
       let_go();
       return false;
     }
-    promised_.emplace_back(Py_NewRef(reserve), leg.amount);
+    promised_.emplace_back(Ref::share(reserve), leg.amount);
   }
   return true;
 }
 
 // It is the lane's from now on. By what its reserves have promised, and how often, the next ones are made.
 void Call::begun() {
-  for (const auto& [reserve, amount] : promised_) {
+  for (const auto& [held, amount] : promised_) {
+    PyObject* const reserve = held.get();
     i64 calls = 0, most = 0;
     if (!lane_.reserve_calls.read(reserve, calls) || !lane_.reserve_calls.write(reserve, calls + 1) ||
         !lane_.reserve_most.read(reserve, most) || (amount > most && !lane_.reserve_most.write(reserve, amount)))
@@ -208,10 +204,10 @@ void Call::give_back() {
 
 // `Reserves.let_go`.
 void Call::let_go() {
-  for (const auto& [reserve, amount] : promised_) {
+  for (const auto& [held, amount] : promised_) {
+    PyObject* const reserve = held.get();
     i64 out = 0;
     if (!lane_.reserve_out.read(reserve, out) || !lane_.reserve_out.write(reserve, out - amount)) unraisable(reserve);
-    Py_DECREF(reserve);
   }
   promised_.clear();
 }
@@ -233,7 +229,7 @@ bool Call::take_place(View body, View hint) {
     Ref chosen(said && meant ? PyObject_Vectorcall(lane_.choose.get(), arguments, 3, nullptr) : nullptr);
     if (!chosen) unraisable(lane_.choose.get());
     if (chosen && chosen.get() != Py_None) {
-      const Ref endpoint = attribute(chosen.get(), "candidate"), why = attribute(chosen.get(), "why");
+      const Ref endpoint = attribute(chosen.get(), "candidate");
       for (const Way& way : known_->ways)
         if (way.endpoint.get() == endpoint.get()) way_ = &way;
       place_.choice = std::move(chosen);
@@ -536,7 +532,7 @@ PyObject* Call::arguments_of(const char* kind, bool sent) {
   for (std::size_t i = 0; i < accounts.size(); ++i)
     if ((open_ >> i & 1) != 0 && PyList_Append(open.get(), known_->accounts[i].get()) < 0) return nullptr;
   for (std::size_t i = 0; i < promised_.size(); ++i) {
-    PyObject* pair = Py_BuildValue("(OL)", promised_[i].first, static_cast<long long>(promised_[i].second));
+    PyObject* pair = Py_BuildValue("(OL)", promised_[i].first.get(), static_cast<long long>(promised_[i].second));
     if (pair == nullptr) return nullptr;
     PyTuple_SET_ITEM(promised.get(), static_cast<Py_ssize_t>(i), pair);
   }

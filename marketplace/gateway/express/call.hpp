@@ -28,7 +28,7 @@ struct Way {
   std::unique_ptr<Terms> terms;
   Ref object;  // Python's Terms
   Ref endpoint, endpoint_id;
-  Engine* engine = nullptr;
+  std::shared_ptr<Engine> engine;
   std::string head;          // the engine's request head: all that is the same each time
   std::string engine_model;  // its name there, as JSON
 };
@@ -70,7 +70,6 @@ class Call final : public Reader {
   // Takes a request, or declines it without a trace.
   static bool begin(LaneState& lane, Client& client, const std::shared_ptr<const Known>& known, const Asked& asked,
                     View body, std::int64_t at_us, std::int64_t input_tokens, std::int64_t max_tokens);
-  ~Call() override;
 
   // The lane's end, while the wire is still there: gives back what was taken, whatever may be owed, and is gone.
   void abandon();
@@ -117,7 +116,7 @@ class Call final : public Reader {
   Place place_;
   Ref gate_place_;
   std::string limit_headers_, id_, sha256_, why_ = "only";
-  std::vector<std::pair<PyObject*, i64>> promised_;  // reserves (with a reference) and how much of each
+  std::vector<std::pair<Ref, i64>> promised_;  // reserves, and how much of each
   std::uint64_t open_ = 0;
   Plan plan_;
   Bill bill_;

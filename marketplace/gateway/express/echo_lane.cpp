@@ -218,7 +218,7 @@ class Echo final : public Express {
   }
 
   Wire* wire_ = nullptr;
-  Engine* engine_ = nullptr;
+  std::shared_ptr<Engine> engine_;
   std::string mode_ = "decline", auth_;
   Ref resumed_, told_;
   long last_ = 0;

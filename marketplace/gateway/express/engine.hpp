@@ -73,6 +73,7 @@ class EnginePool final : public Engine {
   Flight* send(std::string request, bool push, Reader* reader) override;
   void forsake();  // cuts off all that is on its way
   bool is_at(const sockaddr_storage& address, socklen_t length) const;
+  bool at_rest() const { return journeys_.empty() && idle_.empty(); }  // nothing is on its way, and nothing kept
 
  private:
   friend class Carrier;

@@ -125,7 +125,7 @@ bool Open::read_way(PyObject* object, Way& way) {
   way.endpoint_id = attribute(way.endpoint.get(), "id");
   append_json(way.engine_model, model);
   way.engine = lane_.wire->engine(address, length);
-  return way.endpoint_id && way.engine != nullptr;
+  return static_cast<bool>(way.endpoint_id);
 }
 
 PyObject* Open::learn(PyObject* arguments) {

@@ -73,8 +73,8 @@ def is_wanted(options: Options) -> bool:
 
 
 def turn_of(options: Options) -> AbstractContextManager[Any] | None:
-    """Return the turn that Python's writer takes where a compiled one may book on the same database."""
-    if core_type() is None or not is_wanted(options) or not is_sqlite(options):
+    """Return the turn that Python's writer takes where a compiled one books on the same database."""
+    if not is_sqlite(options):
         return None
     from marketplace.gateway.express._core import Turn
 
@@ -149,8 +149,8 @@ class Express:
                 log.warning("compiled code does not book its charges itself: %s", why)
         self._loop.add_reader(self._fileno, self._woken)
 
-    # The event loop. While there are connections, or none can be taken for want of descriptors, somebody
-    # looks around ten times a second, and otherwise nothing runs.
+    # The event loop. While there are connections somebody looks around ten times a second, and otherwise
+    # nothing runs.
 
     def _woken(self) -> None:
         self._core.poll()
@@ -200,7 +200,7 @@ class Express:
             if ways:
                 gate = self._hot.turns.gate(call.record)
                 self._core.lane("learn", bytes.fromhex(digest(secret)), name, ways, gate)
-        except Exception:
+        except Exception:  # the call that taught us has been served, and must not fail for it
             log.exception("calls of %s cannot be served by compiled code", name)
 
     def heard(self, at_us: int) -> None:

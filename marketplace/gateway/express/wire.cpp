@@ -6,6 +6,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -131,12 +132,15 @@ class EpollWire final : public Wire {
 
   void watch(int fd, void (*ready)(void*), void* whose) override { new Lookout(*poller_, fd, ready, whose); }
 
-  Engine* engine(const sockaddr_storage& address, socklen_t length) override {
+  std::shared_ptr<Engine> engine(const sockaddr_storage& address, socklen_t length) override {
     for (const auto& engine : engines_) {
-      if (engine->is_at(address, length)) return engine.get();
+      if (engine->is_at(address, length)) return engine;
     }
-    engines_.push_back(std::make_unique<EnginePool>(*poller_, address, length, house_.settings));
-    return engines_.back().get();
+    // Engines come and go for as long as a worker lives.
+    const auto unused = [](const auto& engine) { return engine.use_count() == 1 && engine->at_rest(); };
+    engines_.erase(std::remove_if(engines_.begin(), engines_.end(), unused), engines_.end());
+    engines_.push_back(std::make_shared<EnginePool>(*poller_, address, length, house_.settings));
+    return engines_.back();
   }
 
   void adopt(int fd, View read) override {
@@ -165,7 +169,7 @@ class EpollWire final : public Wire {
   std::unique_ptr<Poller> poller_;
   House house_;
   Listener* listener_ = nullptr;
-  std::vector<std::unique_ptr<EnginePool>> engines_;
+  std::vector<std::shared_ptr<EnginePool>> engines_;
 };
 
 }  // namespace

@@ -116,7 +116,8 @@ class Wire {
   virtual bool poll() = 0;                        // false with a Python error set
   virtual void look_around() = 0;                 // patience: silent engines, clients that trickle or do not read
   virtual void watch(int fd, void (*ready)(void*), void* whose) = 0;  // calls `ready` when `fd` is readable
-  virtual Engine* engine(const sockaddr_storage& address, socklen_t length) = 0;  // one for each address, kept
+  // One for each address, kept while anybody has it or a connection to it is open.
+  virtual std::shared_ptr<Engine> engine(const sockaddr_storage& address, socklen_t length) = 0;
   virtual void adopt(int fd, View read) = 0;      // serve a connection of which `read` was read elsewhere
   virtual void stop_listening() = 0;              // the listener stays its owner's to close
   // Close idle connections, the others after their answer. Those that have a protocol are `door.Door.close`'s.
