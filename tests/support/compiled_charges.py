@@ -13,12 +13,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from support.ledger_world import T0, usage
+from support.ledger_world import T0, World, usage
 
+from catalog.ground.database import Database
 from catalog.ground.driver import connect
 from catalog.ground.ids import ulid
+from marketplace.ledger.accounts import open_lane
 from marketplace.ledger.chart import Code
+from marketplace.ledger.dialect import EVENT_COLUMNS, TRANSFER_COLUMNS
 from marketplace.ledger.operations import Charge, Entry, Leg
+
+_TABLES = {
+    "ledger_transfer": ", ".join(TRANSFER_COLUMNS),
+    "usage_event": ", ".join(EVENT_COLUMNS),
+    "ledger_account": "id, code, rule, dr_pending, dr_posted, cr_pending, cr_posted",
+    "ledger_batch": "lane, n, first_seq, last_seq, sha256",
+    "ledger_lane": "id, name, next_seq, next_batch, head",
+}
 
 
 class Booker:
@@ -71,6 +82,54 @@ def plain_charge(
     entry = Entry(Code.ACCRUE, clearing, maker, amount)
     row = usage(tx, amount, wallet=amount, **more)
     return Charge(tx, (Leg(wallet, amount, clearing),), (entry,), row, T0)
+
+
+class Ledger:
+    """A ledger on SQLite with a wallet of 1,000 and a lane for the compiled writer."""
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url)
+        self.world = World(self.database)
+        with self.database.session() as session:
+            self.lane = open_lane(session, "express")
+        self.wallet = self.world.account("wallet:a", 1_000)
+
+    @property
+    def path(self) -> Path:
+        """Where the database is."""
+        return Path(self.database.url.removeprefix("sqlite:///"))
+
+    def booker(self, patience_s: float = 30.0) -> Booker:
+        return Booker(self.path, self.lane, self.world.clearing, patience_s)
+
+    def charge(self, tx: str, amount: int = 1, **more: Any) -> Charge:
+        world = self.world
+        return plain_charge(tx, self.wallet, world.clearing, world.maker, amount, **more)
+
+    def balanced(self, *legs: Leg) -> Charge:
+        """Return a charge whose legs leave clearing again, whether they can be or not."""
+        through = sum(leg.amount for leg in legs)
+        entry = Entry(Code.ACCRUE, self.world.clearing, self.world.maker, through)
+        return Charge("bad", legs, (entry,), usage("bad", through, wallet=through), T0)
+
+    def rows(self) -> dict[str, list[tuple[Any, ...]]]:
+        connection = self.database.raw_connection()
+        try:
+            return {
+                table: connection.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2").fetchall()
+                for table, columns in _TABLES.items()
+            }
+        finally:
+            connection.close()
+
+    def ids(self) -> set[str]:
+        return {row[0] for row in self.rows()["usage_event"]}
+
+    def close(self) -> None:
+        self.world.close()
+        problems = self.world.problems()
+        self.database.dispose()
+        assert problems == []
 
 
 def main() -> None:
