@@ -8,6 +8,7 @@ import openai
 import pytest
 from support.ledger_world import World
 from support.market import Market, environment_of
+from support.postgres import create_database
 
 from catalog.ground.database import Database
 from catalog.ground.ids import ulid
@@ -21,13 +22,8 @@ def market(
     data_dir = tmp_path_factory.mktemp("market")
     url = f"sqlite:///{data_dir / 'tokenmart.db'}"
     if request.param == "postgresql":
-        import psycopg
-
         server = request.getfixturevalue("postgres_server")
-        name = f"market_{ulid().lower()}"
-        with psycopg.connect(server("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        url = server(name)
+        url = create_database(server, f"market_{ulid().lower()}")
     market = Market(data_dir, url, environment_of(data_dir, url))
     market.start()
     yield market

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.compiled_charges import Booker, Ledger
@@ -38,9 +39,8 @@ class Walk:
         world = self.ledger.world
         self.payers = [self.ledger.wallet]
         self.payers += [world.account(f"grant:{n}", 300 * n) for n in range(3)]
-        projection = {"rule": Rule.PROJECTION}
-        self.sinks = [world.clearing] * 3 + [world.account("quota_used:x", **projection)]
-        self.takers = [world.maker, world.account("platform:fee2", **projection)]
+        self.sinks = [world.clearing] * 3 + [world.account("quota_used:x", rule=Rule.PROJECTION)]
+        self.takers = [world.maker, world.account("platform:fee2", rule=Rule.PROJECTION)]
         self.owed = world.account("owed", rule=Rule.CREDITS_WITHIN_DEBITS)
         world.do(world.hold("res_1", (self.ledger.wallet, 100)))
         self.count = 0
@@ -72,7 +72,12 @@ class Walk:
             entries.append(Entry(Code.ADJUST, world.bank, chance.choice(self.payers), 2))
             entries.append(Entry(Code.ADJUST, self.owed, world.bank, 5))
         row = usage(tx, cost, wallet=paid[True], voucher=paid[False])
-        changed = {"key": ODD, "maker/mini": ODD, "{}": ODD, T0: [T0, -5, 2**63 - 1]}
+        changed: dict[Any, list[Any]] = {
+            "key": ODD,
+            "maker/mini": ODD,
+            "{}": ODD,
+            T0: [T0, -5, 2**63 - 1],
+        }
         odd = tuple(chance.choice(changed.get(value, [value])) for value in row)
         return Charge(tx, tuple(legs), tuple(entries), odd, T0 + chance.randrange(10**9))
 

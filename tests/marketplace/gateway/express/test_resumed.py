@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from support.express_stand_in import Caller, Gateway, gateway_on, unchunked
 from support.market import Market, environment_of
+from support.postgres import create_database
 from support.upstream import (
     Asked,
     Reply,
@@ -32,7 +33,6 @@ from support.upstream_answers import chat_usage, data
 
 from catalog.ground.clock import now_us
 from catalog.ground.ids import new_id, ulid
-from marketplace.gateway.express.lane import core_type
 from marketplace.gateway.reserves import BUSY
 from marketplace.gateway.shapes import CHAT
 from marketplace.ledger.operations import Hold, Leg, Release
@@ -52,13 +52,8 @@ def seeded(
     folder: Path = tmp_path_factory.mktemp("resumed")
     url = f"sqlite:///{folder / 'tokenmart.db'}"
     if request.param == "postgresql":
-        import psycopg
-
         server = request.getfixturevalue("postgres_server")
-        name = f"resumed_{ulid().lower()}"
-        with psycopg.connect(server("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        url = server(name)
+        url = create_database(server, f"resumed_{ulid().lower()}")
     market = Market(folder, url, environment_of(folder, url))
     made = market.run("init")
     assert made.returncode == 0, made.stderr
@@ -293,15 +288,6 @@ def _compare(
             assert all(out == 0 for out, *_ in python["reserved"])
 
     asyncio.run(story())
-
-
-@pytest.fixture
-def core() -> type[Core]:
-    """The compiled core, where it has been built."""
-    found = core_type()
-    if found is None:
-        pytest.skip("the compiled core has not been built")
-    return found
 
 
 @pytest.mark.parametrize("seeded", ["sqlite"], indirect=True)
